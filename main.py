@@ -1,0 +1,423 @@
+"""Train one network on handwritten digits, test it after every epoch, draw its curves.
+
+    python main.py                                     LeNet-5, 20 epochs
+    python main.py --model_type CustomMLP --epochs 5   any setting below is a flag
+    python main.py --resume                            go on with the newest run
+    torchrun --standalone --nproc-per-node 2 main.py   the same training on two processes
+
+Writes runs/NAME/metrics.csv and runs/NAME/checkpoint.pt after every epoch, and at the end
+plots/loss_plot_MODEL.png and plots/accuracy_plot_MODEL.png.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import io
+import math
+import os
+import pickle
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# What cuBLAS needs to be deterministic; it must be set before CUDA starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import nn
+from tqdm import tqdm
+
+import parallel
+from dataset import MNIST, SPLITS, Batches, normalise
+from files import Parser, UserError, claim, command, new_run, write_whole
+from model import MODELS
+
+
+def setting(default, effect: str):
+    """One line of the args block: the default, and the effect, which is the flag's help too."""
+    return dataclasses.field(default=default, metadata={"help": effect})
+
+
+@dataclasses.dataclass
+class Args:
+    """The args block: every setting, once. Change a default here, or pass the flag."""
+
+    model_type: str = setting("LeNet5", f"the network: {', '.join(MODELS)}")
+    epochs: int = setting(20, "passes over the training images")
+    batch_size: int = setting(64, "images a step, over all processes together")
+    lr: float = setting(0.001, "learning rate of SGD")
+    momentum: float = setting(0.9, "share of the last step that SGD adds to the next")
+    seed: int = setting(0, "of the first weights, the order of the images and dropout")
+    data_dir: str = setting("data", "folder of the archives or of the extracted images")
+    device: str = setting("auto", "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps")
+
+
+RUNS = Path("runs")
+COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
+CHECKPOINT_ERRORS = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)  # a damaged file
+CHECKPOINT_ERRORS += (LookupError, TypeError, ValueError)  # another version's content
+EVALUATION_BATCH = 1000  # images; without gradients larger batches are faster
+
+
+class Diverged(UserError):
+    """A loss is no longer finite."""
+
+    exit_code = 1
+
+
+# --- Training and testing ---------------------------------------------------------------------
+
+
+def train(
+    model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, show_bar: bool = False
+) -> tuple[float, float]:
+    """Train one epoch.
+
+    Args:
+        model: from images [B, 1, 28, 28] to logits [B, 10], on the device of the batches.
+        batches: the training images, in a new order each epoch.
+        optimizer: of the model's parameters.
+        show_bar: draws a progress bar, if stderr is a terminal.
+
+    Returns:
+        (loss, accuracy in percent), means over the images as each batch met the model.
+    """
+    model.train()
+    total_loss, correct = _zeros(batches), _zeros(batches)
+    bar = tqdm(batches, unit=" steps", leave=False, disable=None if show_bar else True)
+    for images, labels, whole_batch in bar:
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        optimizer.zero_grad()
+        # The mean over the whole batch: the processes' gradients are averaged, so each is scaled.
+        (loss * (parallel.world_size() / whole_batch)).backward()
+        optimizer.step()
+        # The sums stay on the device: reading them here would make it wait in every step.
+        total_loss += loss.detach()
+        correct += (logits.argmax(dim=1) == labels).sum()
+    return _means(total_loss, correct, batches)
+
+
+@torch.inference_mode()
+def test(model: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Return (loss, accuracy in percent) of the model in eval mode, means over all images."""
+    model.eval()
+    total_loss, correct = _zeros(batches), _zeros(batches)
+    for images, labels, _ in batches:
+        logits = model(images)
+        total_loss += F.cross_entropy(logits, labels, reduction="sum")
+        correct += (logits.argmax(dim=1) == labels).sum()
+    return _means(total_loss, correct, batches)
+
+
+def _zeros(batches: Batches) -> torch.Tensor:
+    return torch.zeros((), device=batches.labels.device)
+
+
+def _means(
+    total_loss: torch.Tensor, correct: torch.Tensor, batches: Batches
+) -> tuple[float, float]:
+    loss, accuracy = parallel.add_up(torch.stack([total_loss, correct])).tolist()
+    return loss / len(batches.labels), 100 * accuracy / len(batches.labels)
+
+
+# --- One run ----------------------------------------------------------------------------------
+
+
+def check(args: Args) -> torch.device:
+    """Refuse settings that cannot work.
+
+    Returns:
+        The device to train on.
+
+    Raises:
+        UserError: naming the flag, what is wrong and what would be right.
+    """
+    if args.model_type not in MODELS:
+        raise UserError(f"--model_type {args.model_type}: unknown; known are {', '.join(MODELS)}")
+    for name in ("epochs", "batch_size"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
+    if not (math.isfinite(args.lr) and args.lr > 0):
+        raise UserError(f"--lr {args.lr}: must be positive and finite, such as 0.001")
+    if not 0 <= args.momentum < 1:
+        raise UserError(f"--momentum {args.momentum}: must be at least 0 and below 1")
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed {args.seed}: must be at least 0 and below 2**63")
+    if args.batch_size < parallel.world_size():
+        raise UserError(
+            f"--batch_size {args.batch_size}: smaller than the number of processes, "
+            f"{parallel.world_size()}; choose a larger batch or fewer processes"
+        )
+    if not Path(args.data_dir).is_dir():
+        raise UserError(f"--data_dir {args.data_dir}: no such folder")
+    return _find_device(args.device)
+
+
+def _find_device(name: str) -> torch.device:
+    number = int(os.environ.get("LOCAL_RANK", "0"))  # of the process on its machine
+    if name == "auto" and torch.cuda.is_available():
+        name = "cuda"
+    elif name == "auto":
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(f"cuda:{number}" if name == "cuda" else name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:1 or mps") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type):
+        raise UserError(f"--device {name}: this machine or this PyTorch has none; use auto")
+    return device
+
+
+@functools.cache  # many runs in one process share the data
+def load(folder: Path, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a split's images, float32 [N, 1, 28, 28] normalised, and labels, int64 [N]."""
+    split = MNIST(folder)
+    return normalise(split.images).to(device), split.labels.to(device)
+
+
+def load_splits(args: Args, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return (images, labels) of train and of test."""
+    return [load(Path(args.data_dir) / split, device) for split in SPLITS]
+
+
+def run(
+    args: Args,
+    folder: Path,
+    checkpoint: dict | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> list[dict]:
+    """Train one model with one seed, from the start or from a checkpoint, to args.epochs.
+
+    Args:
+        args: the settings.
+        folder: where metrics.csv and checkpoint.pt are written after every epoch.
+        checkpoint: as load_checkpoint() returns it; None starts anew.
+        on_epoch: is given each epoch's row in place of printing it.
+
+    Returns:
+        The history, one dict an epoch: epoch, train_loss, train_accuracy (percent), test_loss,
+        test_accuracy (percent), seconds.
+
+    Raises:
+        UserError: for wrong settings, data that can't be read, files that can't be written.
+        Diverged: when a loss is not finite; the checkpoint of the epoch before is kept.
+    """
+    device = check(args)
+    with parallel.shared_errors():
+        (images, labels), test_split = load_splits(args, device)
+    _check_batch_norm(args, len(labels))
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    model = MODELS[args.model_type]().to(device, memory_format=torch.channels_last)
+    # The one source of chance from here on: its state is all that a checkpoint must hold of it.
+    generator = torch.Generator().manual_seed(args.seed)
+    fused = device.type in ("cpu", "cuda")
+    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, fused=fused)
+    history: list[dict] = []
+    if checkpoint:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        generator.set_state(checkpoint["generator"])
+        history = list(checkpoint["history"])
+    shares = {"rank": parallel.rank(), "world_size": parallel.world_size()}
+    train_batches = Batches(images, labels, args.batch_size, generator, **shares)
+    test_batches = Batches(*test_split, EVALUATION_BATCH, **shares)
+    spread_model = parallel.spread(model)
+
+    def save() -> None:
+        with parallel.shared_errors():
+            if parallel.rank() == 0:
+                save_run(folder, args, model, optimizer, generator, history)
+
+    save()
+    for epoch in range(len(history) + 1, args.epochs + 1):
+        started = time.perf_counter()
+        # Dropout's masks: anew each epoch from the generator, different on each process.
+        seed = torch.randint(2**62, (), generator=generator).item()
+        torch.manual_seed(seed + parallel.rank())
+        show_bar = on_epoch is None and parallel.rank() == 0
+        train_loss, train_accuracy = train(spread_model, train_batches, optimizer, show_bar)
+        test_loss, test_accuracy = test(model, test_batches)
+        seconds = time.perf_counter() - started
+        if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
+            raise Diverged(
+                f"{folder}: the loss is not finite in epoch {epoch}; try a smaller --lr than "
+                f"{args.lr} or a larger --batch_size than {args.batch_size}"
+            )
+        row = [epoch, train_loss, train_accuracy, test_loss, test_accuracy, seconds]
+        history.append(dict(zip(COLUMNS, row, strict=True)))
+        save()
+        (on_epoch or _print_epoch)(history[-1])
+    return history
+
+
+def _check_batch_norm(args: Args, size: int) -> None:
+    layers = MODELS[args.model_type]().modules()
+    has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+    if has_batch_norm and 1 in (args.batch_size, size % args.batch_size):
+        raise UserError(
+            f"--batch_size {args.batch_size}: leaves a batch of one of the {size} images, which "
+            "batch normalization cannot train on; choose another batch_size"
+        )
+
+
+def _print_epoch(row: dict) -> None:
+    if parallel.rank() == 0:
+        print(
+            f"Epoch: {row['epoch']}, "
+            f"Train Loss: {row['train_loss']:.4f}, Train Accuracy: {row['train_accuracy']:.2f}, "
+            f"Test Loss: {row['test_loss']:.4f}, Test Accuracy: {row['test_accuracy']:.2f}, "
+            f"Seconds: {row['seconds']:.2f}",
+            flush=True,
+        )
+
+
+# --- Checkpoints ------------------------------------------------------------------------------
+
+
+def save_run(
+    folder: Path,
+    args: Args,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    history: list[dict],
+) -> None:
+    """Write checkpoint.pt, then metrics.csv, each whole or not at all."""
+    checkpoint = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "epoch": len(history),
+        "history": history,
+        "settings": dataclasses.asdict(args),
+    }
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_whole(folder / "checkpoint.pt", content.getbuffer())
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    write_whole(folder / "metrics.csv", text.getvalue().encode())
+
+
+def load_checkpoint(folder: Path) -> tuple[Args, dict]:
+    """Return a run's settings and its checkpoint; UserError if it is missing or damaged."""
+    path = folder / "checkpoint.pt"
+    if not path.is_file():
+        raise UserError(f"{path}: no checkpoint to resume from; start without --resume")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        args = Args(**checkpoint["settings"])
+        MODELS[args.model_type]().load_state_dict(checkpoint["model"])
+        if checkpoint["epoch"] != len(checkpoint["history"]):
+            raise ValueError("epoch and history differ")
+    except CHECKPOINT_ERRORS as error:
+        raise UserError(
+            f"{path}: damaged, or of another version of this program ({type(error).__name__}); "
+            "remove the folder or start with another --name"
+        ) from error
+    return args, checkpoint
+
+
+def merge(args: Args, checkpoint: dict, given: dict, folder: Path) -> Args:
+    """Return a run's settings with the epochs asked for; UserError if other flags differ."""
+    for name, value in given.items():
+        if name != "epochs" and value != getattr(args, name):
+            raise UserError(
+                f"{folder}: was started with --{name} {getattr(args, name)}, not {value}; leave "
+                "the flag out, or start a new run without --resume"
+            )
+    args = dataclasses.replace(args, epochs=given.get("epochs", args.epochs))
+    if args.epochs < checkpoint["epoch"]:
+        raise UserError(
+            f"{folder}: has {checkpoint['epoch']} epochs already, more than --epochs {args.epochs}"
+        )
+    return args
+
+
+def _newest_run(model_type: str) -> Path:
+    paths = sorted(RUNS.glob("*/checkpoint.pt"), key=lambda path: path.stat().st_mtime_ns)
+    for path in reversed(paths):
+        if load_checkpoint(path.parent)[0].model_type == model_type:
+            return path.parent
+    raise UserError(f"{RUNS}: no run of {model_type} to resume; start without --resume")
+
+
+# --- The command ------------------------------------------------------------------------------
+
+
+def parse_flags() -> tuple[dict, argparse.Namespace]:
+    """Return the settings given as flags, and the flags that are no settings."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", help="of the run's folder in runs/ (default: the model_type)")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest run, or NAME")
+    for field in dataclasses.fields(Args):
+        effect = f"{field.metadata['help']} (default: {field.default})"
+        parser.add_argument(
+            f"--{field.name}", type=field.type, default=argparse.SUPPRESS, help=effect
+        )
+    flags = parser.parse_args()
+    if flags.name is not None and not re.fullmatch(r"[\w-][\w.-]*", flags.name):
+        parser.error(f"--name {flags.name!r}: use letters, digits, '-', '_' and '.'")
+    settings = {field.name for field in dataclasses.fields(Args)}
+    return {name: value for name, value in vars(flags).items() if name in settings}, flags
+
+
+def open_run(given: dict, flags: argparse.Namespace) -> tuple[Args, Path, dict | None, FileLock]:
+    """Return settings, folder, checkpoint (None for a new run) and the lock on the folder."""
+    if flags.resume:
+        model_type = given.get("model_type", Args.model_type)
+        folder = RUNS / flags.name if flags.name else _newest_run(model_type)
+        load_checkpoint(folder)  # before claim() could make a folder of a mistyped name
+        lock = claim(folder)
+        if lock is None:
+            raise UserError(f"{folder}: another process is training this run; wait for its end")
+        args, checkpoint = load_checkpoint(folder)
+        return merge(args, checkpoint, given, folder), folder, checkpoint, lock
+    args = Args(**given)
+    load_splits(args, check(args))  # first, so that a run that can't start leaves no folder
+    folder, lock = new_run(RUNS, args.model_type, flags.name)
+    return args, folder, None, lock
+
+
+def main() -> None:
+    """Train as the flags say, and draw the curves."""
+    given, flags = parse_flags()
+    parallel.start()
+    try:
+        opened = folder = None
+        with parallel.shared_errors():
+            if parallel.rank() == 0:
+                # The lock lasts as long as this name refers to it.
+                *opened, _lock = open_run(given, flags)
+        args, folder, checkpoint = parallel.from_rank_0(opened)
+        history = run(args, folder, checkpoint)
+        if parallel.rank() == 0:
+            from figures import plot_run  # here, as only this process draws
+
+            for path in plot_run(args.model_type, history):
+                print(path)
+            print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
+    except KeyboardInterrupt:
+        if folder is None:
+            raise
+        hint = f"python main.py --resume --name {folder.name}"
+        raise KeyboardInterrupt(f"stopped; go on with: {hint}") from None
+    finally:
+        parallel.stop()
+
+
+if __name__ == "__main__":
+    command(main)

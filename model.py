@@ -1,0 +1,132 @@
+"""The three networks, and how their parameters add up.
+
+    python model.py
+
+prints for each network its torchsummary table and the sum behind every layer's parameter count.
+Every network takes images [B, 1, 28, 28] (float32) and returns logits [B, 10] (float32).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 with ReLU and max pooling: 44,426 parameters.
+
+    After LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document
+    recognition", 1998. As in most of today's versions the 28x28 images are not padded to 32x32,
+    ReLU stands in for tanh, max pooling for the trained subsampling, and conv2 sees all six maps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, kernel_size=5)
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.pool2 = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(16 * 4 * 4, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images [B, 1, 28, 28] to logits [B, 10]."""
+        x = self.pool1(F.relu(self.conv1(images)))  # [B, 6, 12, 12]
+        x = self.pool2(F.relu(self.conv2(x)))  # [B, 16, 4, 4]
+        x = F.relu(self.fc1(x.flatten(1)))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)
+
+
+class LeNet5_regularization(nn.Module):
+    """LeNet-5 with batch normalization and dropout: 44,710 parameters.
+
+    Batch normalization (Ioffe and Szegedy, 2015) follows both convolutions and the 120-unit
+    layer; dropout (Srivastava et al., 2014) with p = 0.5 follows the 84-unit layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, kernel_size=5)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.pool2 = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(16 * 4 * 4, 120)
+        self.bn3 = nn.BatchNorm1d(120)
+        self.fc2 = nn.Linear(120, 84)
+        self.dropout = nn.Dropout(0.5)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images [B, 1, 28, 28] to logits [B, 10]; in train mode B must be at least 2."""
+        x = self.pool1(F.relu(self.bn1(self.conv1(images))))  # [B, 6, 12, 12]
+        x = self.pool2(F.relu(self.bn2(self.conv2(x))))  # [B, 16, 4, 4]
+        x = F.relu(self.bn3(self.fc1(x.flatten(1))))
+        x = self.dropout(F.relu(self.fc2(x)))
+        return self.fc3(x)
+
+
+class CustomMLP(nn.Module):
+    """Three linear layers about as large as LeNet-5: 45,846 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(28 * 28, 56)
+        self.fc2 = nn.Linear(56, 28)
+        self.fc3 = nn.Linear(28, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images [B, 1, 28, 28] to logits [B, 10]."""
+        x = F.relu(self.fc1(images.flatten(1)))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)
+
+
+MODELS: dict[str, type[nn.Module]] = {
+    "LeNet5": LeNet5,
+    "LeNet5_regularization": LeNet5_regularization,
+    "CustomMLP": CustomMLP,
+}
+
+
+def parameter_sums(model: nn.Module) -> list[str]:
+    """Tell how each layer's parameter count comes about, from the layers themselves.
+
+    Returns:
+        One line a layer that has parameters, numbered as torchsummary numbers them, such as
+        "Conv2d-1 (conv1): 5*5*1*6 + 6 = 156" (weights + biases), then the line of the total.
+    """
+    lines, counts = [], []
+    for number, (name, layer) in enumerate(model.named_children(), start=1):
+        if not list(layer.parameters()):
+            continue
+        # Kernel height and width first, then inputs and outputs: the order of the textbooks.
+        outputs, *inputs_and_kernel = layer.weight.shape
+        factors = [*inputs_and_kernel[1:], *inputs_and_kernel[:1], outputs]
+        biases = layer.bias.numel()
+        counts.append(math.prod(factors) + biases)
+        product = "*".join(str(factor) for factor in factors)
+        title = f"{type(layer).__name__}-{number} ({name})"
+        lines.append(f"{title}: {product} + {biases} = {counts[-1]:,}")
+    total = " + ".join(f"{count:,}" for count in counts)
+    return [*lines, f"total: {total} = {sum(counts):,}"]
+
+
+def main() -> None:
+    """Print the summary and the parameter sums of every network."""
+    from torchsummary import summary  # here, as training does not need it
+
+    titles = {"LeNet5": "LeNet-5", "LeNet5_regularization": "LeNet-5 with regularization"}
+    for name, model_class in MODELS.items():
+        model = model_class()
+        print(f"\n{titles.get(name, name)}")
+        summary(model, (1, 28, 28), device="cpu")
+        print("\n".join(parameter_sums(model)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Training over several processes, started by torchrun; without it, everything here is a no-op."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce  # unlike dist.all_reduce, with gradients
+
+from files import UserError
+
+
+def start() -> None:
+    """Join the processes that torchrun started: gloo carries CPU tensors, nccl CUDA tensors."""
+    if "RANK" in os.environ:
+        dist.init_process_group()
+
+
+def stop() -> None:
+    """Leave the group of processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return this process's number; number 0 alone prints and writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def from_rank_0(value: object) -> object:
+    """Return rank 0's value on every process."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+@contextmanager
+def shared_errors() -> Iterator[None]:
+    """What stops one process stops all, with the same line, so that none waits for another."""
+    error = None
+    try:
+        yield
+    except UserError as caught:
+        error = caught
+    errors = [error]
+    if dist.is_initialized():
+        errors = [None] * world_size()
+        dist.all_gather_object(errors, error)
+    for error in errors:
+        if error:
+            raise error
+
+
+class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization over the whole batch of all processes.
+
+    PyTorch's SyncBatchNorm does the same on CUDA only; this one runs on the CPU too.
+    """
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        """Any [B, C, ...] will do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        others = [dim for dim in range(x.dim()) if dim != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = add_up(torch.tensor(x.numel() / x.size(1), device=x.device))
+        mean = all_reduce(x.sum(others)) / count
+        centred = x - mean.view(shape)
+        variance = all_reduce(centred.square().sum(others)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * scale.view(shape) + self.bias.view(shape)
+
+
+def spread(model: nn.Module) -> nn.Module:
+    """Return the model wrapped for training over all processes; its parameters are shared."""
+    if not dist.is_initialized():
+        return model
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.__class__ = _GlobalBatchNorm
+    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
