@@ -1,0 +1,87 @@
+"""Real images from the shipped archives, in folders small enough for fast tests."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+import dataset
+from files import command
+
+ROOT = Path(__file__).parent.parent
+SIZES = {"train": 2000, "test": 500}
+
+
+def tar_bytes(members, mode="w"):
+    """Return an archive of (name, content) pairs; a TarInfo in a name's place is taken as it is."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=mode) as tar:
+        for name, data in members:
+            member = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            member.size = member.size or len(data)
+            tar.addfile(member, io.BytesIO(data) if data else None)
+    return content.getvalue()
+
+
+def special(name, kind, target=""):
+    """Return a member of another kind than a file: a folder, a link, a device."""
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.fixture(scope="session")
+def real():
+    """The first members of the shipped archives: split -> list of (name, PNG bytes)."""
+    return {
+        split: list(islice(dataset.read_archive(ROOT / f"data/{split}.tar.xz", split), size))
+        for split, size in SIZES.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def archives(real):
+    """Plain tars of those members: split -> bytes."""
+    return {
+        split: tar_bytes((f"{split}/{name}", content) for name, content in members)
+        for split, members in real.items()
+    }
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, archives):
+    """An empty working folder with a data folder of small archives, not yet extracted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for split, content in archives.items():
+        (tmp_path / "data" / f"{split}.tar").write_bytes(content)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd):
+    """Run a script's main() as its command line would; returns (exit code, stdout, stderr)."""
+
+    def run(module, *flags):
+        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, flags)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            command(module.main)
+        return (ended.value.code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def script():
+    """Run a script in a process of its own, in the current folder."""
+
+    def run(name, *flags, **options):
+        command_line = [sys.executable, str(ROOT / name), *map(str, flags)]
+        return subprocess.run(command_line, capture_output=True, text=True, timeout=280, **options)
+
+    return run
