@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce  # unlike dist.all_reduce, with gradients
 
 from files import UserError
 
@@ -66,6 +65,18 @@ def shared_errors() -> Iterator[None]:
             raise error
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes, with its gradient, which is such a sum too."""
+
+    @staticmethod
+    def forward(_, tensor: torch.Tensor) -> torch.Tensor:
+        return add_up(tensor.clone())
+
+    @staticmethod
+    def backward(_, gradient: torch.Tensor) -> torch.Tensor:
+        return add_up(gradient.clone())
+
+
 class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalization over the whole batch of all processes.
 
@@ -80,16 +91,17 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         others = [dim for dim in range(x.dim()) if dim != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        count = add_up(torch.tensor(x.numel() / x.size(1), device=x.device))
-        mean = all_reduce(x.sum(others)) / count
-        centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(others)) / count
+        count = x.new_tensor([x.numel() / x.size(1)])
+        sums = _SumOverProcesses.apply(torch.cat([x.sum(others), x.square().sum(others), count]))
+        count = sums[-1].detach()
+        mean, mean_square = sums[:-1].view(2, -1) / count
+        variance = mean_square - mean.square()
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
 
 
 def spread(model: nn.Module) -> nn.Module:
@@ -99,4 +111,4 @@ def spread(model: nn.Module) -> nn.Module:
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.__class__ = _GlobalBatchNorm
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model)
