@@ -185,9 +185,26 @@ def load(folder: Path, device: torch.device) -> tuple[torch.Tensor, torch.Tensor
     return normalise(split.images).to(device), split.labels.to(device)
 
 
-def load_splits(args: Args, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return (images, labels) of train and of test."""
-    return [load(Path(args.data_dir) / split, device) for split in SPLITS]
+def prepare(args: Args) -> tuple[torch.device, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Check the settings, extract what is missing, and load.
+
+    Returns:
+        The device, and on it (images, labels) of train and of test, as load() gives them.
+
+    Raises:
+        UserError: for settings that can't work, or data that can't be read.
+    """
+    device = check(args)
+    splits = [load((Path(args.data_dir) / split).resolve(), device) for split in SPLITS]
+    layers = MODELS[args.model_type]().modules()
+    has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+    size = len(splits[0][1])
+    if has_batch_norm and 1 in (args.batch_size, size % args.batch_size):
+        raise UserError(
+            f"--batch_size {args.batch_size}: leaves a batch of one of the {size} images, which "
+            "batch normalization cannot train on; choose another batch_size"
+        )
+    return device, splits
 
 
 def run(
@@ -212,10 +229,8 @@ def run(
         UserError: for wrong settings, data that can't be read, files that can't be written.
         Diverged: when a loss is not finite; the checkpoint of the epoch before is kept.
     """
-    device = check(args)
     with parallel.shared_errors():
-        (images, labels), test_split = load_splits(args, device)
-    _check_batch_norm(args, len(labels))
+        device, ((images, labels), test_split) = prepare(args)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(args.seed)
     model = MODELS[args.model_type]().to(device, memory_format=torch.channels_last)
@@ -259,16 +274,6 @@ def run(
         save()
         (on_epoch or _print_epoch)(history[-1])
     return history
-
-
-def _check_batch_norm(args: Args, size: int) -> None:
-    layers = MODELS[args.model_type]().modules()
-    has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
-    if has_batch_norm and 1 in (args.batch_size, size % args.batch_size):
-        raise UserError(
-            f"--batch_size {args.batch_size}: leaves a batch of one of the {size} images, which "
-            "batch normalization cannot train on; choose another batch_size"
-        )
 
 
 def _print_epoch(row: dict) -> None:
@@ -387,7 +392,7 @@ def open_run(given: dict, flags: argparse.Namespace) -> tuple[Args, Path, dict |
         args, checkpoint = load_checkpoint(folder)
         return merge(args, checkpoint, given, folder), folder, checkpoint, lock
     args = Args(**given)
-    load_splits(args, check(args))  # first, so that a run that can't start leaves no folder
+    prepare(args)  # first, so that a run that can't start leaves no folder
     folder, lock = new_run(RUNS, args.model_type, flags.name)
     return args, folder, None, lock
 

@@ -1,5 +1,6 @@
 """Real images from the shipped archives, in folders small enough for fast tests."""
 
+import csv
 import io
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 
 import dataset
 from files import command
@@ -32,6 +34,24 @@ def special(name, kind, target=""):
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target
     return member
+
+
+def load_run(name):
+    """Return (rows of metrics.csv as floats, checkpoint) of a run."""
+    with open(f"runs/{name}/metrics.csv", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return rows, torch.load(f"runs/{name}/checkpoint.pt", weights_only=True)
+
+
+def same_run(name, other):
+    """Assert that two runs have the same weights, metrics and random state, to the bit."""
+    (rows, checkpoint), (other_rows, other_checkpoint) = load_run(name), load_run(other)
+    assert len(rows) == len(other_rows) > 0
+    for row, other_row in zip(rows, other_rows, strict=True):
+        assert row | {"seconds": 0} == other_row | {"seconds": 0}
+    for key, value in checkpoint["model"].items():
+        assert torch.equal(value, other_checkpoint["model"][key]), key
+    assert torch.equal(checkpoint["generator"], other_checkpoint["generator"])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,109 @@
+"""model.py: the printed tables, the parameter sums, and regularization that acts."""
+
+import re
+
+import pytest
+import torch
+
+import model
+from model import MODELS, LeNet5_regularization
+
+TABLES = {
+    "LeNet-5": [
+        ("Conv2d-1", "[-1, 6, 24, 24]", 156),
+        ("MaxPool2d-2", "[-1, 6, 12, 12]", 0),
+        ("Conv2d-3", "[-1, 16, 8, 8]", 2416),
+        ("MaxPool2d-4", "[-1, 16, 4, 4]", 0),
+        ("Linear-5", "[-1, 120]", 30840),
+        ("Linear-6", "[-1, 84]", 10164),
+        ("Linear-7", "[-1, 10]", 850),
+    ],
+    "LeNet-5 with regularization": [
+        ("Conv2d-1", "[-1, 6, 24, 24]", 156),
+        ("BatchNorm2d-2", "[-1, 6, 24, 24]", 12),
+        ("MaxPool2d-3", "[-1, 6, 12, 12]", 0),
+        ("Conv2d-4", "[-1, 16, 8, 8]", 2416),
+        ("BatchNorm2d-5", "[-1, 16, 8, 8]", 32),
+        ("MaxPool2d-6", "[-1, 16, 4, 4]", 0),
+        ("Linear-7", "[-1, 120]", 30840),
+        ("BatchNorm1d-8", "[-1, 120]", 240),
+        ("Linear-9", "[-1, 84]", 10164),
+        ("Dropout-10", "[-1, 84]", 0),
+        ("Linear-11", "[-1, 10]", 850),
+    ],
+    "CustomMLP": [
+        ("Linear-1", "[-1, 56]", 43960),
+        ("Linear-2", "[-1, 28]", 1596),
+        ("Linear-3", "[-1, 10]", 290),
+    ],
+}
+TOTALS = {"LeNet-5": 44426, "LeNet-5 with regularization": 44710, "CustomMLP": 45846}
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """What python model.py prints: title -> text."""
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        patch.setattr("builtins.print", lambda *words: lines.append(" ".join(map(str, words))))
+        model.main()
+    parts = re.split(rf"(?m)^({'|'.join(TABLES)})$", "\n".join(lines))
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_printed_table(printed, title):
+    rows = re.findall(r"(?m)^ +(\w+-\d+) +(\[.*?\]) +([\d,]+)", printed[title])
+    assert [(name, shape, int(n.replace(",", ""))) for name, shape, n in rows] == TABLES[title]
+    assert f"Total params: {TOTALS[title]:,}" in printed[title]
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_parameter_sums_are_right_and_complete(printed, title):
+    sums = re.findall(r"(?m)^(\S+?)(?: \(\w+\))?: ([\d,*+ ]+) = ([\d,]+)$", printed[title])
+    counts = {name: n for name, _, n in TABLES[title] if n} | {"total": TOTALS[title]}
+    assert {name: int(result.replace(",", "")) for name, _, result in sums} == counts
+    for _, terms, result in sums:
+        assert eval(terms.replace(",", "")) == int(result.replace(",", ""))
+
+
+def test_first_sum_reads_as_in_the_textbook(printed):
+    assert "\nConv2d-1 (conv1): 5*5*1*6 + 6 = 156\n" in printed["LeNet-5"]
+    assert "\nConv2d-3 (conv2): 5*5*6*16 + 16 = 2,416\n" in printed["LeNet-5"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_depend_on_each_image_alone(name):
+    torch.manual_seed(0)
+    network = MODELS[name]().eval()
+    images = torch.randn(5, 1, 28, 28)
+    logits = network(images)
+    assert logits.shape == (5, 10) and logits.dtype == torch.float32
+    assert torch.allclose(network(images[2:3]), logits[2:3], atol=1e-5)
+    assert not torch.allclose(logits[0], logits[1], atol=1e-3)
+
+
+def test_regularization_acts():
+    torch.manual_seed(0)
+    network, images = LeNet5_regularization(), torch.randn(64, 1, 28, 28) * 3 + 1
+    dropped = []
+    network.dropout.register_forward_hook(
+        lambda _, inputs, output: dropped.append((*inputs, output))
+    )
+
+    before = [layer.running_mean.clone() for layer in (network.bn1, network.bn2, network.bn3)]
+    once, again = network(images), network(images)
+    assert not torch.equal(once, again)
+    for layer, mean in zip((network.bn1, network.bn2, network.bn3), before, strict=True):
+        assert not torch.allclose(layer.running_mean, mean, atol=1e-3)
+        assert not torch.allclose(layer.running_var, torch.ones_like(mean), atol=1e-3)
+    inputs, output = dropped[0]
+    alive = inputs != 0
+    assert 0.4 < (output[alive] == 0).float().mean() < 0.6
+    kept = alive & (output != 0)
+    assert torch.allclose(output[kept], 2 * inputs[kept])
+
+    network.eval()
+    assert torch.equal(network(images), network(images))
+    assert not torch.allclose(network(images), once, atol=1e-2)
+    assert torch.equal(*dropped[-1])
