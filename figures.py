@@ -72,3 +72,136 @@ def _plot_metric(model_type: str, history: list[dict], metric: str, label: str, 
     axis.grid(alpha=0.3)
     axis.legend()
     return _save(figure, f"{metric}_plot_{model_type}")
+
+
+def _curves(runs: list[dict], model_type: str, column: str) -> np.ndarray:
+    """Return a model's curves, [runs, epochs]."""
+    return np.array([run["curves"][column] for run in runs if run["model_type"] == model_type])
+
+
+def _models_of(runs: list[dict]) -> list[str]:
+    return list(dict.fromkeys(run["model_type"] for run in runs))
+
+
+def plot_comparison(runs: list[dict], metric: str, name: str = "comparison") -> Path:
+    """Draw every model's curves: the mean line, and the band from the lowest to the highest run.
+
+    Args:
+        runs: as in results.json: model_type, seed, curves.
+        metric: accuracy (percent) or loss.
+        name: begins the file's name.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True, layout="constrained")
+    seen = []
+    for axis, split in zip(axes, ("train", "test"), strict=True):
+        for model_type in _models_of(runs):
+            curves = _curves(runs, model_type, f"{split}_{metric}")
+            epochs = np.arange(1, curves.shape[1] + 1)
+            colour = COLOURS[model_type]
+            axis.plot(epochs, curves.mean(axis=0), color=colour, label=TITLES[model_type])
+            axis.fill_between(
+                epochs, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, lw=0
+            )
+            # The first epochs, far from where the lines live, run out of the picture.
+            seen.append(curves.mean(axis=0)[min(2, curves.shape[1] - 1) :])
+        axis.set(xlabel="Epoch", title=f"{split} {metric}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    seen = np.concatenate(seen)
+    if metric == "accuracy":
+        axes[0].set(ylabel="Accuracy (%)", ylim=(seen.min() - 0.5, 100))
+    else:
+        axes[0].set(ylabel="Loss (cross entropy)", ylim=(0, seen.max() * 1.05))
+    count = len({run["seed"] for run in runs})
+    axes[1].legend(title=f"mean of {count} runs, band: lowest to highest", fontsize=9)
+    return _save(figure, f"{name}_{metric}")
+
+
+def plot_finals(runs: list[dict], summary: dict, name: str = "comparison") -> Path:
+    """Draw every run's final test accuracy as a dot, and each model's mean with its interval."""
+    models = _models_of(runs)
+    figure, axis = plt.subplots(figsize=(8, 1.2 + 1.1 * len(models)), layout="constrained")
+    for row, model_type in enumerate(models):
+        finals = _curves(runs, model_type, "test_accuracy")[:, -1]
+        heights = row + 0.16 + 0.2 * np.linspace(0, 1, len(finals))  # apart, in order of seed
+        colour = COLOURS[model_type]
+        axis.scatter(finals, heights, s=22, color=colour, alpha=0.6, lw=0)
+        part = summary[model_type]["final"]["test_accuracy"]
+        low, high = part["interval"] or (part["mean"], part["mean"])
+        axis.hlines(row, low, high, color=colour, lw=3)
+        axis.plot(part["mean"], row, "D", color=colour, ms=8)
+        text = f"{part['mean']:.2f}"
+        axis.annotate(
+            text, (part["mean"], row), xytext=(0, -17), textcoords="offset points", ha="center"
+        )
+    axis.set_yticks(range(len(models)), [TITLES[model_type] for model_type in models])
+    axis.set(
+        ylim=(-0.55, len(models) - 0.4),
+        xlabel="Test accuracy after the last epoch (%)",
+        title="Each dot a run; diamond and bar: mean and its 95 % interval",
+    )
+    axis.grid(axis="x", alpha=0.3)
+    return _save(figure, f"{name}_final")
+
+
+def plot_confusion(model_type: str, counts: np.ndarray, runs: int) -> Path:
+    """Draw a confusion matrix, int [10, 10]: rows are true digits, summed over so many runs."""
+    errors = counts - np.diag(np.diag(counts))
+    figure, axis = plt.subplots(figsize=(7, 6), layout="constrained")
+    # Coloured by the errors alone: the diagonal, a hundred times as large, would drown them.
+    image = axis.imshow(errors, cmap="Blues", norm="asinh")
+    for (row, column), count in np.ndenumerate(counts):
+        dark = row != column and np.arcsinh(count) > 0.75 * np.arcsinh(errors.max())
+        axis.text(
+            column, row, f"{count:,}" if count else "", ha="center", va="center", fontsize=7.5,
+            color="white" if dark else "black", weight="bold" if row == column else "normal",
+        )  # fmt: skip
+    axis.set(xlabel="Predicted digit", ylabel="True digit", xticks=range(10), yticks=range(10))
+    plural = "s" if runs > 1 else ""
+    axis.set_title(f"{TITLES[model_type]}: test images by digit, sum of {runs} run{plural}")
+    figure.colorbar(image, label="Errors", shrink=0.8)
+    return _save(figure, f"confusion_matrix_{model_type}")
+
+
+def plot_misclassified(
+    model_type: str, images: np.ndarray, labels: np.ndarray, shares: np.ndarray, seed: int
+) -> Path:
+    """Draw the 20 most confident mistakes of one run.
+
+    Args:
+        model_type: the network's name.
+        images: float [N, 28, 28], in any scale.
+        labels: int [N].
+        shares: probabilities float [N, 10] that the network gives the digits.
+        seed: of the run.
+    """
+    predictions = shares.argmax(axis=1)
+    wrong = np.flatnonzero(predictions != labels)
+    worst = wrong[np.argsort(-shares[wrong, predictions[wrong]])][:20]
+    figure, axes = plt.subplots(4, 5, figsize=(8, 7.6), layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, index in zip(axes.flat, worst, strict=False):
+        axis.imshow(images[index], cmap="gray_r")
+        guess = predictions[index]
+        title = f"{labels[index]} taken for {guess}\n{100 * shares[index, guess]:.1f} %"
+        axis.set_title(title, fontsize=9)
+    figure.suptitle(f"{TITLES[model_type]}: the most confident mistakes (seed {seed})")
+    return _save(figure, f"misclassified_{model_type}")
+
+
+def plot_filters(filters: np.ndarray, image: np.ndarray, maps: np.ndarray) -> Path:
+    """Draw LeNet-5's first layer: filters [6, 5, 5] and, below, maps [6, 24, 24] of an image."""
+    figure, axes = plt.subplots(2, 7, figsize=(10, 3.4), layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    axes[1, 0].imshow(image, cmap="gray_r")
+    axes[1, 0].set_title("digit", fontsize=9)
+    limit = np.abs(filters).max()
+    for column, (weights, result) in enumerate(zip(filters, maps, strict=True), start=1):
+        drawn = axes[0, column].imshow(weights, cmap="PuOr", vmin=-limit, vmax=limit)
+        axes[0, column].set_title(f"filter {column}", fontsize=9)
+        axes[1, column].imshow(result, cmap="gray_r", vmin=0, vmax=maps.max())
+    figure.colorbar(drawn, ax=axes[0], label="weight", shrink=0.9)
+    figure.suptitle("LeNet-5: the six learned 5x5 filters, and what they make of one digit (ReLU)")
+    return _save(figure, "filters_LeNet5")

@@ -52,15 +52,16 @@ def write_whole(path: str | Path, content: bytes) -> None:
         ) from error
 
 
-def claim(folder: Path) -> FileLock | None:
+def claim(folder: Path, timeout: float = 0) -> FileLock | None:
     """Return a lock held on a run's folder, or None while another process trains there.
 
-    The folder is made if need be. The lock ends with the process, however that ends.
+    The folder is made if need be. The lock ends with the process, however that ends. Another
+    process is waited for up to timeout seconds, or for ever with -1.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout)
     except Timeout:
         return None
     except OSError as error:

@@ -365,25 +365,37 @@ def _newest_run(model_type: str) -> Path:
 # --- The command ------------------------------------------------------------------------------
 
 
-def parse_flags() -> tuple[dict, argparse.Namespace]:
-    """Return the settings given as flags, and the flags that are no settings."""
+def add_settings(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
+    """Give a parser a flag for every setting of the args block; flags not given stay away."""
+    for field in dataclasses.fields(Args):
+        if field.name not in leave_out:
+            effect = f"{field.metadata['help']} (default: {field.default})"
+            parser.add_argument(
+                f"--{field.name}", type=field.type, default=argparse.SUPPRESS, help=effect
+            )
+
+
+def given_settings(flags: argparse.Namespace) -> dict:
+    """Return the settings among the flags."""
+    names = {field.name for field in dataclasses.fields(Args)}
+    return {name: value for name, value in vars(flags).items() if name in names}
+
+
+def parse_flags() -> argparse.Namespace:
+    """Return the flags of the command line: the settings that were given, name and resume."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", help="of the run's folder in runs/ (default: the model_type)")
     parser.add_argument("--resume", action="store_true", help="go on with the newest run, or NAME")
-    for field in dataclasses.fields(Args):
-        effect = f"{field.metadata['help']} (default: {field.default})"
-        parser.add_argument(
-            f"--{field.name}", type=field.type, default=argparse.SUPPRESS, help=effect
-        )
+    add_settings(parser)
     flags = parser.parse_args()
     if flags.name is not None and not re.fullmatch(r"[\w-][\w.-]*", flags.name):
         parser.error(f"--name {flags.name!r}: use letters, digits, '-', '_' and '.'")
-    settings = {field.name for field in dataclasses.fields(Args)}
-    return {name: value for name, value in vars(flags).items() if name in settings}, flags
+    return flags
 
 
-def open_run(given: dict, flags: argparse.Namespace) -> tuple[Args, Path, dict | None, FileLock]:
+def open_run(flags: argparse.Namespace) -> tuple[Args, Path, dict | None, FileLock]:
     """Return settings, folder, checkpoint (None for a new run) and the lock on the folder."""
+    given = given_settings(flags)
     if flags.resume:
         model_type = given.get("model_type", Args.model_type)
         folder = RUNS / flags.name if flags.name else _newest_run(model_type)
@@ -401,14 +413,14 @@ def open_run(given: dict, flags: argparse.Namespace) -> tuple[Args, Path, dict |
 
 def main() -> None:
     """Train as the flags say, and draw the curves."""
-    given, flags = parse_flags()
+    flags = parse_flags()
     parallel.start()
     try:
         opened = folder = None
         with parallel.shared_errors():
             if parallel.rank() == 0:
                 # The lock lasts as long as this name refers to it.
-                *opened, _lock = open_run(given, flags)
+                *opened, _lock = open_run(flags)
         args, folder, checkpoint = parallel.from_rank_0(opened)
         history = run(args, folder, checkpoint)
         if parallel.rank() == 0:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -11,10 +12,13 @@ from torch import nn
 from files import UserError
 
 
-def start() -> None:
-    """Join the processes that torchrun started: gloo carries CPU tensors, nccl CUDA tensors."""
+def start(timeout: timedelta | None = None) -> None:
+    """Join the processes that torchrun started: gloo carries CPU tensors, nccl CUDA tensors.
+
+    The others are waited for, here and later, up to timeout (default: PyTorch's).
+    """
     if "RANK" in os.environ:
-        dist.init_process_group()
+        dist.init_process_group(timeout=timeout)
 
 
 def stop() -> None:
@@ -48,6 +52,15 @@ def from_rank_0(value: object) -> object:
     return values[0]
 
 
+def gather(value: object) -> list:
+    """Return the values of all processes, in the order of their ranks, on every process."""
+    values = [value]
+    if dist.is_initialized():
+        values = [None] * world_size()
+        dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def shared_errors() -> Iterator[None]:
     """What stops one process stops all, with the same line, so that none waits for another."""
@@ -56,13 +69,9 @@ def shared_errors() -> Iterator[None]:
         yield
     except UserError as caught:
         error = caught
-    errors = [error]
-    if dist.is_initialized():
-        errors = [None] * world_size()
-        dist.all_gather_object(errors, error)
-    for error in errors:
-        if error:
-            raise error
+    for any_error in gather(error):
+        if any_error:
+            raise any_error
 
 
 class _SumOverProcesses(torch.autograd.Function):
