@@ -362,7 +362,7 @@ def report(runs: list[dict], args: Args) -> None:
 
 def parse_flags() -> argparse.Namespace:
     """Return the flags: models, seeds, and every setting of the args block but those two."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=ORDER, help="networks (default: all)")
     parser.add_argument("--seeds", type=int, default=10, help="runs a network (default: 10)")
     training.add_settings(parser, leave_out=("model_type", "seed"))

@@ -8,7 +8,6 @@ An archive train.tar (or .tar.xz, .tar.gz, .tgz, .tar.bz2) holds train/00000_5.p
 28x28, 8-bit grey. It is checked whole before anything appears in the data folder.
 """
 
-import argparse
 import bz2
 import getpass
 import gzip
@@ -482,7 +481,7 @@ def main() -> None:
     """Pack if asked to, extract what is missing, tell the lengths and draw samples."""
     from figures import plot_samples
 
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of the archives")
     parser.add_argument("--dataset", choices=DATASETS, help="dataset to fetch and pack first")
     flags = parser.parse_args()

@@ -113,7 +113,8 @@ def plot_comparison(runs: list[dict], metric: str, name: str = "comparison") -> 
     else:
         axes[0].set(ylabel="Loss (cross entropy)", ylim=(0, seen.max() * 1.05))
     count = len({run["seed"] for run in runs})
-    axes[1].legend(title=f"mean of {count} runs, band: lowest to highest", fontsize=9)
+    title = f"mean of {count} runs, band: lowest to highest"
+    axes[1].legend(title=title, fontsize=9, loc="best")
     return _save(figure, f"{name}_{metric}")
 
 
@@ -147,9 +148,9 @@ def plot_finals(runs: list[dict], summary: dict, name: str = "comparison") -> Pa
 def plot_confusion(model_type: str, counts: np.ndarray, runs: int) -> Path:
     """Draw a confusion matrix, int [10, 10]: rows are true digits, summed over so many runs."""
     errors = counts - np.diag(np.diag(counts))
-    figure, axis = plt.subplots(figsize=(7, 6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.5, 6), layout="constrained")
     # Coloured by the errors alone: the diagonal, a hundred times as large, would drown them.
-    image = axis.imshow(errors, cmap="Blues", norm="asinh")
+    axis.imshow(errors, cmap="Blues", norm="asinh")
     for (row, column), count in np.ndenumerate(counts):
         dark = row != column and np.arcsinh(count) > 0.75 * np.arcsinh(errors.max())
         axis.text(
@@ -159,7 +160,6 @@ def plot_confusion(model_type: str, counts: np.ndarray, runs: int) -> Path:
     axis.set(xlabel="Predicted digit", ylabel="True digit", xticks=range(10), yticks=range(10))
     plural = "s" if runs > 1 else ""
     axis.set_title(f"{TITLES[model_type]}: test images by digit, sum of {runs} run{plural}")
-    figure.colorbar(image, label="Errors", shrink=0.8)
     return _save(figure, f"confusion_matrix_{model_type}")
 
 

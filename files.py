@@ -20,6 +20,11 @@ class UserError(Exception):
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are UserErrors: one line instead of a page of usage."""
 
+    def __init__(self, **options) -> None:
+        # No abbreviations: compare.py would take --seed for --seeds.
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message} (--help lists the flags)")
 

@@ -383,7 +383,7 @@ def given_settings(flags: argparse.Namespace) -> dict:
 
 def parse_flags() -> argparse.Namespace:
     """Return the flags of the command line: the settings that were given, name and resume."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--name", help="of the run's folder in runs/ (default: the model_type)")
     parser.add_argument("--resume", action="store_true", help="go on with the newest run, or NAME")
     add_settings(parser)
