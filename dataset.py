@@ -238,8 +238,9 @@ def extract(folders: list[Path]) -> list[Path]:
                 added = [folder for folder, staging in staged.items() if staging.exists()]
                 for folder in added:
                     _publish(staged[folder], folder)
-                    if images[folder] is not None:
-                        _write_cache(folder, images[folder])
+                    names = _image_names(folder)
+                    if images[folder] is not None and len(images[folder]) == len(names):
+                        _write_cache(folder, images[folder], _fingerprint(folder, names))
             finally:
                 for staging in staged.values():
                     shutil.rmtree(staging, ignore_errors=True)
@@ -286,7 +287,8 @@ def _fingerprint(folder: Path, names: list[str]) -> str:
     """Digest names, sizes and times of the images: it differs once any of them does."""
     with os.scandir(folder) as entries:
         stats = {entry.name: entry.stat() for entry in entries if entry.name.endswith(".png")}
-    lines = [f"{name} {stats[name].st_size} {stats[name].st_mtime_ns}\n" for name in names]
+    times = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+    lines = [f"{name} {times.get(name, 'gone')}\n" for name in names]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -294,10 +296,9 @@ def _cache(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.cache.npz")
 
 
-def _write_cache(folder: Path, images: np.ndarray) -> None:
+def _write_cache(folder: Path, images: np.ndarray, fingerprint: str) -> None:
     """Keep the decoded images beside their folder; a folder that can't be written has no cache."""
     content = io.BytesIO()
-    fingerprint = _fingerprint(folder, _image_names(folder))
     np.savez(content, images=images, fingerprint=np.array(fingerprint))
     try:
         write_whole(_cache(folder), content.getbuffer())
@@ -305,15 +306,13 @@ def _write_cache(folder: Path, images: np.ndarray) -> None:
         print(f"note: no cache, the next start decodes again: {error}", file=sys.stderr)
 
 
-def _read_cache(folder: Path, names: list[str]) -> np.ndarray | None:
+def _read_cache(folder: Path, fingerprint: str) -> np.ndarray | None:
     """Return the decoded images uint8 [N, 28, 28], or None where the folder has changed since."""
     try:
         with np.load(_cache(folder)) as cache:
-            if str(cache["fingerprint"]) == _fingerprint(folder, names):
-                return cache["images"]
+            return cache["images"] if str(cache["fingerprint"]) == fingerprint else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # none there, or not one of ours: it is written anew
-    return None
 
 
 class MNIST(Dataset):
@@ -363,11 +362,12 @@ class MNIST(Dataset):
     @cached_property
     def images(self) -> torch.Tensor:
         """All images, uint8 [N, 28, 28]: from the cache, or decoded once and put there."""
-        images = _read_cache(self.folder, self.names)
+        fingerprint = _fingerprint(self.folder, self.names)  # taken before the files are read
+        images = _read_cache(self.folder, fingerprint)
         if images is None:
             bar = tqdm(range(len(self)), f"decoding {self.folder}", leave=False, disable=None)
             images = np.stack([self._decode(index) for index in bar])
-            _write_cache(self.folder, images)
+            _write_cache(self.folder, images, fingerprint)
         return torch.from_numpy(images)
 
 

@@ -207,6 +207,22 @@ def prepare(args: Args) -> tuple[torch.device, list[tuple[torch.Tensor, torch.Te
     return device, splits
 
 
+def build(
+    args: Args, device: torch.device
+) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
+    """Return the model with its first weights, its optimizer, and the run's random generator."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, costs 3 %
+    torch.manual_seed(args.seed)
+    # The one source of chance but for the first weights: its state is all that a checkpoint must
+    # hold of it. Seeded anew, as an equal seed would repeat the numbers of the weights.
+    generator = torch.Generator().manual_seed(torch.randint(2**62, ()).item())
+    model = MODELS[args.model_type]().to(device, memory_format=torch.channels_last)
+    fused = device.type in ("cpu", "cuda")
+    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, fused=fused)
+    return model, optimizer, generator
+
+
 def run(
     args: Args,
     folder: Path,
@@ -231,15 +247,7 @@ def run(
     """
     with parallel.shared_errors():
         device, ((images, labels), test_split) = prepare(args)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, costs 3 %
-    torch.manual_seed(args.seed)
-    # The one source of chance from here on, but for the first weights: its state is all that a
-    # checkpoint must hold of it. Seeded anew, as equal seeds would draw the weights' numbers again.
-    generator = torch.Generator().manual_seed(torch.randint(2**62, ()).item())
-    model = MODELS[args.model_type]().to(device, memory_format=torch.channels_last)
-    fused = device.type in ("cpu", "cuda")
-    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, fused=fused)
+    model, optimizer, generator = build(args, device)
     history: list[dict] = []
     if checkpoint:
         model.load_state_dict(checkpoint["model"])

@@ -96,6 +96,7 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Any [B, C, ...] will do."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise x, [B, C] or [B, C, H, W]; B is this process's share and may be 0."""
         if not self.training:
             return super().forward(x)
         others = [dim for dim in range(x.dim()) if dim != 1]
