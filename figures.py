@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")  # files only: no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import PowerNorm
 
 from files import write_whole
 
@@ -150,16 +151,18 @@ def plot_confusion(model_type: str, counts: np.ndarray, runs: int) -> Path:
     errors = counts - np.diag(np.diag(counts))
     figure, axis = plt.subplots(figsize=(6.5, 6), layout="constrained")
     # Coloured by the errors alone: the diagonal, a hundred times as large, would drown them.
-    axis.imshow(errors, cmap="Blues", norm="asinh")
+    axis.imshow(errors, cmap="Blues", norm=PowerNorm(0.5))
     for (row, column), count in np.ndenumerate(counts):
-        dark = row != column and np.arcsinh(count) > 0.75 * np.arcsinh(errors.max())
+        dark = row != column and count > 0.4 * errors.max()
         axis.text(
             column, row, f"{count:,}" if count else "", ha="center", va="center", fontsize=7.5,
             color="white" if dark else "black", weight="bold" if row == column else "normal",
         )  # fmt: skip
     axis.set(xlabel="Predicted digit", ylabel="True digit", xticks=range(10), yticks=range(10))
     plural = "s" if runs > 1 else ""
-    axis.set_title(f"{TITLES[model_type]}: test images by digit, sum of {runs} run{plural}")
+    axis.set_title(
+        f"{TITLES[model_type]}: test images by digit, sum of {runs} run{plural}", fontsize=11
+    )
     return _save(figure, f"confusion_matrix_{model_type}")
 
 
