@@ -431,12 +431,13 @@ def main() -> None:
                 *opened, _lock = open_run(flags)
         args, folder, checkpoint = parallel.from_rank_0(opened)
         history = run(args, folder, checkpoint)
-        if parallel.rank() == 0:
-            from figures import plot_run  # here, as only this process draws
+        with parallel.shared_errors():  # the others stay until this one has drawn
+            if parallel.rank() == 0:
+                from figures import plot_run
 
-            for path in plot_run(args.model_type, history):
-                print(path)
-            print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
+                for path in plot_run(args.model_type, history):
+                    print(path)
+                print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
     except KeyboardInterrupt:
         if folder is None:
             raise

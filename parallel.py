@@ -1,5 +1,6 @@
 """Training over several processes, started by torchrun; without it, everything here is a no-op."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ def start(timeout: timedelta | None = None) -> None:
 def stop() -> None:
     """Leave the group of processes."""
     if dist.is_initialized():
+        gc.collect()  # a wrapped model that outlives the group can abort the process at its exit
         dist.destroy_process_group()
 
 
