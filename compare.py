@@ -206,9 +206,10 @@ def train_side_by_side(jobs: list[Args], at_once: int, bar: tqdm) -> list[str]:
             for sentinel in ended:
                 process, args = running.pop(sentinel)
                 process.join()
-                if process.exitcode:
+                error = f"failed, exit code {process.exitcode}" if process.exitcode else ""
+                if error:
                     failed.append(folder_of(args).name)
-                _tell(bar, args, f"failed, exit code {process.exitcode}" * bool(process.exitcode))
+                _tell(bar, args, error)
             _show(bar, jobs, [args for _, args in running.values()])
     finally:
         for process, _ in running.values():

@@ -73,7 +73,7 @@ HOSTILE = {  # what: (members before which and after which good ones stand, what
 }
 
 
-def refused(cli, workplace, archive, *tells):
+def assert_refused(cli, workplace, archive, *tells):
     before = tree(workplace / "data")
     code, _, err = cli(dataset)
     assert code == 2
@@ -91,20 +91,20 @@ def test_hostile_archive_is_refused_and_leaves_no_trace(workplace, real, cli, ki
     (workplace / "data/train.tar").write_bytes(tar_bytes(good[:60] + members + good[60:80]))
     first = members[0][0]
     name = first.name if isinstance(first, tarfile.TarInfo) else first
-    refused(cli, workplace, "train.tar", repr(name), tells)
+    assert_refused(cli, workplace, "train.tar", repr(name), tells)
 
 
 def test_bad_test_archive_leaves_train_unextracted_too(workplace, real, cli):
     members = [(f"test/{name}", content) for name, content in real["test"][:9]]
     (workplace / "data/test.tar").write_bytes(tar_bytes([*members, ("test/x.png", b"")]))
-    refused(cli, workplace, "test.tar", "'test/x.png'")
+    assert_refused(cli, workplace, "test.tar", "'test/x.png'")
 
 
 def test_archive_without_images_is_refused(workplace, cli):
     (workplace / "data/train.tar").write_bytes(
         tar_bytes([(special("train", tarfile.DIRTYPE), b"")])
     )
-    refused(cli, workplace, "train.tar", "no images")
+    assert_refused(cli, workplace, "train.tar", "no images")
 
 
 def cut(archive, suffix):
@@ -125,7 +125,7 @@ def test_truncated_or_corrupted_archive_is_refused(workplace, archives, cli, suf
     (workplace / "data/train.tar").unlink()
     archive = workplace / f"data/train{suffix}"
     archive.write_bytes(cut(archives["train"], suffix)[way])
-    refused(cli, workplace, archive.name)
+    assert_refused(cli, workplace, archive.name)
 
 
 def test_corrupted_header_in_the_midst_is_not_taken_for_the_end(workplace, archives, cli):
@@ -133,7 +133,7 @@ def test_corrupted_header_in_the_midst_is_not_taken_for_the_end(workplace, archi
     position = content.index(b"train/01000_") + 200
     content[position] ^= 255
     (workplace / "data/train.tar").write_bytes(content)
-    refused(cli, workplace, "train.tar", "00999_")
+    assert_refused(cli, workplace, "train.tar", "00999_")
 
 
 def test_header_that_asks_for_gigabytes_is_refused(workplace, real, cli):
@@ -141,7 +141,7 @@ def test_header_that_asks_for_gigabytes_is_refused(workplace, real, cli):
     header.size = 4 * 2**30
     good = tar_bytes([(f"train/{name}", content) for name, content in real["train"][:2]])
     (workplace / "data/train.tar").write_bytes(header.tobuf() + bytes(2**20) + good)
-    refused(cli, workplace, "train.tar", "4,294,967,296")
+    assert_refused(cli, workplace, "train.tar", "4,294,967,296")
 
 
 def test_no_damage_gets_past_as_anything_but_a_clear_error(tmp_path, real):
