@@ -2,11 +2,13 @@
 
     python compare.py                                       3 networks, 10 seeds, 20 epochs
     python compare.py --seeds 3 --epochs 5 --models LeNet5 CustomMLP
+    python compare.py --recipe best --first_seed 10         another recipe, with seeds 10 to 19
     torchrun --standalone --nproc-per-node 2 compare.py     the runs shared out over processes
 
 On a CPU as many runs go side by side as there are cores, on a GPU one after the other. Finished
 runs are kept in runs/compare/: started again, it goes on with what is missing. Writes the table
-into README.md, and plots/results.json, from which every number of it can be computed again.
+into README.md, and plots/results.json, from which every number of it can be computed again; for
+another recipe plots/results_RECIPE.json, and every picture's name ends in _RECIPE too.
 """
 
 import argparse
@@ -40,7 +42,6 @@ METHOD = (
 REPORTED = {"CustomMLP": 97.14, "LeNet5": 98.77, "LeNet5_regularization": 98.86}  # one run each
 ORDER = ("CustomMLP", "LeNet5", "LeNet5_regularization")
 MEASURES = ("test_accuracy", "test_loss", "train_accuracy", "train_loss")
-MARKERS = ("<!-- results: written by compare.py -->", "<!-- end of results -->")
 
 
 # --- Statistics -------------------------------------------------------------------------------
@@ -139,16 +140,29 @@ def render_table(results: dict) -> str:
             f"{REPORTED[model_type]:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    n = max(parts["final"]["test_accuracy"]["n"] for parts in results["summary"].values())
+    seeds = sorted({run["seed"] for run in results["runs"]})
     lines += [
         "",
-        f"Means of {n} runs (seeds 0 to {n - 1}) after {results['settings']['epochs']} epochs, in "
-        f"brackets the {results['method']}. PyTorch {results['versions']['torch']} on "
-        f"{results['processor']}. Differences in test accuracy, paired by seed:",
-        "",
-        *(f"- {verdict(pair)}" for pair in results["differences"]),
+        f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}) after "
+        f"{results['settings']['epochs']} epochs, in brackets the {results['method']}. "
+        f"PyTorch {results['versions']['torch']} on {results['processor']}.",
     ]
+    if results.get("at_once") == 1:  # side by side, runs take longer
+        lines[-1] += f" Seconds of a run, its tests included: {_seconds(results['runs'])}."
+    if results["differences"]:
+        lines += ["", "Differences in test accuracy, paired by seed:", ""]
+        lines += [f"- {verdict(pair)}" for pair in results["differences"]]
     return "\n".join(lines)
+
+
+def _seconds(runs: list[dict]) -> str:
+    totals: dict[str, list[float]] = {}
+    for run in runs:
+        totals.setdefault(run["model_type"], []).append(sum(run["curves"]["seconds"]))
+    return "; ".join(
+        f"{name} {np.median(values):.1f} (median; {min(values):.1f} to {max(values):.1f})"
+        for name, values in totals.items()
+    )
 
 
 def _with_interval(part: dict, digits: int) -> str:
@@ -186,20 +200,27 @@ def train_one(args: Args, threads: int | None = None) -> None:
     training.run(args, folder, checkpoint, on_epoch=lambda row: None)
 
 
-def _child(args: Args) -> None:
+def _child(args: Args, threads: int) -> None:
     os.environ.pop("RANK", None)  # it is a run of its own, and may print its error
-    command(lambda: train_one(args, threads=1))
+    command(lambda: train_one(args, threads))
+
+
+def cores() -> int:
+    """Return how many cores there are for each of torchrun's processes on this machine."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
 def train_side_by_side(jobs: list[Args], at_once: int, bar: tqdm) -> list[str]:
-    """Train runs, each in a process of its own on one thread; returns the names that failed."""
+    """Train runs, each in a process of its own; returns the names that failed."""
+    threads = max(cores() // at_once, 1)
     context = multiprocessing.get_context("spawn")
     waiting, running, failed = list(jobs), {}, []
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 args = waiting.pop(0)
-                process = context.Process(target=_child, args=(args,), daemon=True)
+                process = context.Process(target=_child, args=(args, threads), daemon=True)
                 process.start()
                 running[process.sentinel] = (process, args)
             ended = wait(list(running), timeout=1)
@@ -249,8 +270,11 @@ def _show(bar: tqdm, jobs: list[Args], running: list[Args]) -> None:
     bar.update(sum(done) - bar.n)
 
 
-def train_all(jobs: list[Args], device: torch.device) -> list[str]:
-    """Train this process's share of the runs; returns the names of those that failed."""
+def train_all(jobs: list[Args], device: torch.device, at_once: int) -> list[str]:
+    """Train this process's share of the runs; returns the names of those that failed.
+
+    On a CPU so many at once share the cores.
+    """
     mine = [args for args in jobs if epochs_done(folder_of(args)) < args.epochs]
     behind = sum(epochs_done(folder_of(args)) for args in mine)
     total = sum(args.epochs for args in mine)
@@ -260,9 +284,7 @@ def train_all(jobs: list[Args], device: torch.device) -> list[str]:
     with tqdm(total=total, initial=behind, unit=" epochs", disable=None) as bar:
         if device.type != "cpu":
             return train_in_turn(mine, bar)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
-        return train_side_by_side(mine, max(cores // here, 1), bar)
+        return train_side_by_side(mine, at_once, bar)
 
 
 def collect(args: Args) -> dict | None:
@@ -288,17 +310,19 @@ def probabilities(run: dict, images: torch.Tensor) -> np.ndarray:
     return torch.cat(logits).softmax(dim=1).cpu().numpy()
 
 
-def processor() -> str:
-    """Return the name of this machine's processor."""
+def processor(at_once: int) -> str:
+    """Return the name of this machine's processor, and how runs use it, so many at once."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, one thread a run"
+    threads = max(cores() // at_once, 1)
+    plural = f"{threads} threads" if threads > 1 else "one thread"
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {plural} a run"
 
 
-def build_results(runs: list[dict], args: Args) -> dict:
+def build_results(runs: list[dict], args: Args, at_once: int) -> dict:
     """Return what results.json holds: how the runs were made, their curves, and the statistics."""
     settings = dataclasses.asdict(args)
     del settings["model_type"], settings["seed"], settings["data_dir"]
@@ -307,7 +331,8 @@ def build_results(runs: list[dict], args: Args) -> dict:
     return {
         "settings": settings,
         "versions": versions | {"numpy": np.__version__},
-        "processor": processor(),
+        "processor": processor(at_once),
+        "at_once": at_once,
         "method": METHOD,
         "summary": summarise(kept),
         "differences": pair_up(kept),
@@ -315,61 +340,75 @@ def build_results(runs: list[dict], args: Args) -> dict:
     }
 
 
-def write_readme(table: str) -> None:
-    """Put the table between the README's markers, where there is such a README."""
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines of the README between which the table of that name stands."""
+    return f"<!-- {name}: written by a script -->", f"<!-- end of {name} -->"
+
+
+def write_readme(table: str, name: str) -> None:
+    """Put the table between the README's markers of that name, where there is such a README."""
     path = Path("README.md")
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    before, begin, rest = text.partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
+    first, last = markers(name)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if begin and end:
         text = f"{before}{begin}\n{table}\n{end}{after}"
         write_whole(path, text.encode())
 
 
-def draw(runs: list[dict], results: dict, images: torch.Tensor, labels: torch.Tensor) -> None:
+def draw(
+    runs: list[dict], results: dict, images: torch.Tensor, labels: torch.Tensor, suffix: str
+) -> None:
     """Draw every comparison plot; images and labels are those of the test split."""
     import figures
 
     pixels = images.cpu().squeeze(1).numpy()
     truth = labels.cpu().numpy()
-    figures.plot_comparison(results["runs"], "accuracy")
-    figures.plot_comparison(results["runs"], "loss")
-    figures.plot_finals(results["runs"], results["summary"])
+    figures.plot_comparison(results["runs"], "accuracy", suffix)
+    figures.plot_comparison(results["runs"], "loss", suffix)
+    figures.plot_finals(results["runs"], results["summary"], suffix)
     for model_type in results["summary"]:
         own = [run for run in runs if run["model_type"] == model_type]
         shares = [probabilities(run, images) for run in own]
         counts = np.zeros((10, 10), dtype=int)
         for share in shares:
             np.add.at(counts, (truth, share.argmax(axis=1)), 1)
-        figures.plot_confusion(model_type, counts, len(own))
-        figures.plot_misclassified(model_type, pixels, truth, shares[0], own[0]["seed"])
+        figures.plot_confusion(model_type, counts, len(own), suffix)
+        figures.plot_misclassified(model_type, pixels, truth, shares[0], own[0]["seed"], suffix)
         if model_type == "LeNet5":
             weight, bias = own[0]["weights"]["conv1.weight"], own[0]["weights"]["conv1.bias"]
             maps = torch.relu(torch.nn.functional.conv2d(images[:1].cpu(), weight, bias))[0]
-            figures.plot_filters(weight.squeeze(1).numpy(), pixels[0], maps.numpy())
+            figures.plot_filters(weight.squeeze(1).numpy(), pixels[0], maps.numpy(), suffix)
 
 
-def report(runs: list[dict], args: Args) -> None:
+def report(runs: list[dict], args: Args, recipe: str, at_once: int) -> None:
     """Write results.json, the README's table and the plots, and print the table."""
-    results = build_results(runs, args)
+    suffix = "" if recipe == "baseline" else f"_{recipe}"
+    results = build_results(runs, args, at_once)
     content = json.dumps(results, indent=1) + "\n"
-    write_whole(Path("plots/results.json"), content.encode())
+    write_whole(Path(f"plots/results{suffix}.json"), content.encode())
     table = render_table(results)
-    write_readme(table)
+    write_readme(table, f"results{suffix}")
     _, (_, (images, labels)) = training.prepare(args)
-    draw(runs, results, images, labels)
+    draw(runs, results, images, labels, suffix)
     print(table)
 
 
 def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, seeds, and every setting of the args block but those two."""
+    """Return the flags: models, seeds, and the settings that are for all runs and for the test."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=ORDER, help="networks (default: all)")
+    parser.add_argument("--models", nargs="+", help="networks (default: the recipe's, or all)")
     parser.add_argument("--seeds", type=int, default=10, help="runs a network (default: 10)")
-    training.add_settings(parser, leave_out=("model_type", "seed"))
+    parser.add_argument("--first_seed", type=int, default=0, help="then 1 more each (default: 0)")
+    parser.add_argument(
+        "--at_once", type=int, default=cores(), help="runs that share a CPU (default: its cores)"
+    )
+    training.add_settings(parser, leave_out=("model_type", "seed", "holdout"))
     flags = parser.parse_args()
-    if flags.seeds < 1:
-        parser.error(f"--seeds {flags.seeds}: must be at least 1")
+    for name in ("seeds", "at_once"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name} {getattr(flags, name)}: must be at least 1")
     return flags
 
 
@@ -377,17 +416,19 @@ def main() -> None:
     """Train what is missing, then tell the results."""
     flags = parse_flags()
     settings = training.given_settings(flags)
+    recipe_model = settings.pop("model_type", None)
+    models = flags.models or ([recipe_model] if recipe_model else ORDER)
     # A seed at a time, so that the models are comparable however far it has come.
     jobs = [
         Args(model_type=model_type, seed=seed, **settings)
-        for seed in range(flags.seeds)
-        for model_type in dict.fromkeys(flags.models)
+        for seed in range(flags.first_seed, flags.first_seed + flags.seeds)
+        for model_type in dict.fromkeys(models)
     ]
-    for args in jobs[: len(flags.models)]:
+    for args in jobs[: len(models)]:
         device, _ = training.prepare(args)  # before any training, so that mistakes show at once
     rank = int(os.environ.get("RANK", "0"))  # of torchrun; the group itself is joined later
     mine = jobs[rank :: int(os.environ.get("WORLD_SIZE", "1"))]
-    failed = train_all(mine, device)
+    failed = train_all(mine, device, flags.at_once)
     parallel.start(timeout=timedelta(days=30))  # only now, as every run is a single process
     try:
         failed = [name for names in parallel.gather(failed) for name in names]
@@ -396,7 +437,7 @@ def main() -> None:
         runs.sort(key=lambda run: (ORDER.index(run["model_type"]), run["seed"]))
         with parallel.shared_errors():
             if rank == 0 and runs:
-                report(runs, jobs[0])
+                report(runs, jobs[0], flags.recipe, flags.at_once)
     finally:
         parallel.stop()
     if failed:

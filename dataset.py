@@ -26,6 +26,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from augment import Warp
 from files import Parser, UserError, command, write_whole
 
 SPLITS = ("train", "test")
@@ -387,6 +389,7 @@ class Batches:
         labels: int64 [N] on the device.
         batch_size: images a batch; the last batch holds what is left.
         generator: of the order, a new one each time through; None keeps the order.
+        warp: changes every image at random, anew each time through; needs a generator.
         rank, world_size: of many processes, which share out every batch.
 
     Iterating yields (images [B, 1, 28, 28], labels [B], size), this process's share and the size
@@ -399,11 +402,12 @@ class Batches:
         labels: torch.Tensor,
         batch_size: int,
         generator: torch.Generator | None = None,
+        warp: Warp | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.images, self.labels = images, labels
-        self.batch_size, self.generator = batch_size, generator
+        self.batch_size, self.generator, self.warp = batch_size, generator, warp
         self.share = slice(rank, None, world_size)
 
     def __len__(self) -> int:
@@ -415,9 +419,19 @@ class Batches:
         else:
             # Drawn on the CPU, so that a seed means the same order on every device.
             order = torch.randperm(len(self.labels), generator=self.generator)
-        for batch in order.to(self.labels.device).split(self.batch_size):
+        device = self.labels.device
+        batches = order.to(device).split(self.batch_size)
+        warps = repeat(None)
+        if self.warp:
+            # For the whole epoch at once: the same warps however many processes share them out.
+            drawn = self.warp.draw(len(order), self.generator)
+            warps = drawn.to(device).split(self.batch_size)
+        for batch, coefficients in zip(batches, warps, strict=False):
             mine = batch[self.share]
-            yield self.images[mine], self.labels[mine], len(batch)
+            images = self.images[mine]
+            if self.warp and len(mine):
+                images = self.warp(images, coefficients[self.share])
+            yield images, self.labels[mine], len(batch)
 
 
 # --- Packing ----------------------------------------------------------------------------------

@@ -44,29 +44,33 @@ def plot_samples(images: np.ndarray, labels: list[int]) -> Path:
     return _save(figure, "samples")
 
 
-def plot_run(model_type: str, history: list[dict[str, float]]) -> list[Path]:
+def plot_run(model_type: str, history: list[dict[str, float]], tested: str = "test") -> list[Path]:
     """Draw loss and accuracy of one run over its epochs.
 
     Args:
         model_type: the network's name, for title and file name.
         history: one dict an epoch, with the columns of metrics.csv.
+        tested: what the test columns are of: test, or held-out.
 
     Returns:
         The paths of loss_plot_{model_type}.png and accuracy_plot_{model_type}.png.
     """
     return [
-        _plot_metric(model_type, history, "loss", "Loss (cross entropy)", "{:.4f}"),
-        _plot_metric(model_type, history, "accuracy", "Accuracy (%)", "{:.2f} %"),
+        _plot_metric(model_type, history, tested, "loss", "Loss (cross entropy)", "{:.4f}"),
+        _plot_metric(model_type, history, tested, "accuracy", "Accuracy (%)", "{:.2f} %"),
     ]
 
 
-def _plot_metric(model_type: str, history: list[dict], metric: str, label: str, form: str) -> Path:
+def _plot_metric(
+    model_type: str, history: list[dict], tested: str, metric: str, label: str, form: str
+) -> Path:
     epochs = [row["epoch"] for row in history]
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for split, colour, style in (("train", "#555555", "--"), ("test", COLOURS[model_type], "-")):
         values = [row[f"{split}_{metric}"] for row in history]
         final = form.format(values[-1])
-        axis.plot(epochs, values, style, color=colour, label=f"{split}, final {final}")
+        name = tested if split == "test" else split
+        axis.plot(epochs, values, style, color=colour, label=f"{name}, final {final}")
         axis.plot(epochs[-1], values[-1], "o", color=colour)
     axis.set(xlabel="Epoch", ylabel=label, title=f"{TITLES[model_type]}: {metric}")
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -84,13 +88,13 @@ def _models_of(runs: list[dict]) -> list[str]:
     return list(dict.fromkeys(run["model_type"] for run in runs))
 
 
-def plot_comparison(runs: list[dict], metric: str, name: str = "comparison") -> Path:
+def plot_comparison(runs: list[dict], metric: str, suffix: str = "") -> Path:
     """Draw every model's curves: the mean line, and the band from the lowest to the highest run.
 
     Args:
         runs: as in results.json: model_type, seed, curves.
         metric: accuracy (percent) or loss.
-        name: begins the file's name.
+        suffix: ends the file's name, here and below.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True, layout="constrained")
     seen = []
@@ -116,10 +120,10 @@ def plot_comparison(runs: list[dict], metric: str, name: str = "comparison") -> 
     count = len({run["seed"] for run in runs})
     title = f"mean of {count} runs, band: lowest to highest"
     axes[1].legend(title=title, fontsize=9, loc="best")
-    return _save(figure, f"{name}_{metric}")
+    return _save(figure, f"comparison_{metric}{suffix}")
 
 
-def plot_finals(runs: list[dict], summary: dict, name: str = "comparison") -> Path:
+def plot_finals(runs: list[dict], summary: dict, suffix: str = "") -> Path:
     """Draw every run's final test accuracy as a dot, and each model's mean with its interval."""
     models = _models_of(runs)
     figure, axis = plt.subplots(figsize=(8, 1.2 + 1.1 * len(models)), layout="constrained")
@@ -143,10 +147,10 @@ def plot_finals(runs: list[dict], summary: dict, name: str = "comparison") -> Pa
         title="Each dot a run; diamond and bar: mean and its 95 % interval",
     )
     axis.grid(axis="x", alpha=0.3)
-    return _save(figure, f"{name}_final")
+    return _save(figure, f"comparison_final{suffix}")
 
 
-def plot_confusion(model_type: str, counts: np.ndarray, runs: int) -> Path:
+def plot_confusion(model_type: str, counts: np.ndarray, runs: int, suffix: str = "") -> Path:
     """Draw a confusion matrix, int [10, 10]: rows are true digits, summed over so many runs."""
     errors = counts - np.diag(np.diag(counts))
     figure, axis = plt.subplots(figsize=(6.5, 6), layout="constrained")
@@ -163,11 +167,16 @@ def plot_confusion(model_type: str, counts: np.ndarray, runs: int) -> Path:
     axis.set_title(
         f"{TITLES[model_type]}: test images by digit, sum of {runs} run{plural}", fontsize=11
     )
-    return _save(figure, f"confusion_matrix_{model_type}")
+    return _save(figure, f"confusion_matrix_{model_type}{suffix}")
 
 
 def plot_misclassified(
-    model_type: str, images: np.ndarray, labels: np.ndarray, shares: np.ndarray, seed: int
+    model_type: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    shares: np.ndarray,
+    seed: int,
+    suffix: str = "",
 ) -> Path:
     """Draw the 20 most confident mistakes of one run.
 
@@ -177,6 +186,7 @@ def plot_misclassified(
         labels: int [N].
         shares: probabilities float [N, 10] that the network gives the digits.
         seed: of the run.
+        suffix: ends the file's name.
     """
     predictions = shares.argmax(axis=1)
     wrong = np.flatnonzero(predictions != labels)
@@ -190,10 +200,12 @@ def plot_misclassified(
         title = f"{labels[index]} taken for {guess}\n{100 * shares[index, guess]:.1f} %"
         axis.set_title(title, fontsize=9)
     figure.suptitle(f"{TITLES[model_type]}: the most confident mistakes (seed {seed})")
-    return _save(figure, f"misclassified_{model_type}")
+    return _save(figure, f"misclassified_{model_type}{suffix}")
 
 
-def plot_filters(filters: np.ndarray, image: np.ndarray, maps: np.ndarray) -> Path:
+def plot_filters(
+    filters: np.ndarray, image: np.ndarray, maps: np.ndarray, suffix: str = ""
+) -> Path:
     """Draw LeNet-5's first layer: filters [6, 5, 5] and, below, maps [6, 24, 24] of an image."""
     figure, axes = plt.subplots(2, 7, figsize=(10, 3.4), layout="constrained")
     for axis in axes.flat:
@@ -207,4 +219,35 @@ def plot_filters(filters: np.ndarray, image: np.ndarray, maps: np.ndarray) -> Pa
         axes[1, column].imshow(result, cmap="gray_r", vmin=0, vmax=maps.max())
     figure.colorbar(drawn, ax=axes[0], label="weight", shrink=0.9)
     figure.suptitle("LeNet-5: the six learned 5x5 filters, and what they make of one digit (ReLU)")
-    return _save(figure, "filters_LeNet5")
+    return _save(figure, f"filters_LeNet5{suffix}")
+
+
+def plot_ladder(steps: list[dict]) -> Path:
+    """Draw each network's ladder: a row a rung, dots its runs, the mean and its interval.
+
+    Args:
+        steps: as in ladder.json: model_type, step, side_step, accuracies (percent), accuracy.
+    """
+    models = _models_of(steps)
+    figure, axes = plt.subplots(1, len(models), figsize=(11, 4), sharey=True, layout="constrained")
+    for axis, model_type in zip(axes, models, strict=True):
+        own = [step for step in steps if step["model_type"] == model_type and not step["side_step"]]
+        colour = COLOURS[model_type]
+        means = [step["accuracy"]["mean"] for step in own]
+        axis.plot(means, range(len(own)), "D-", color=colour, lw=1)
+        for row, step in enumerate(own):
+            accuracies = step["accuracies"]
+            axis.scatter(accuracies, [row + 0.2] * len(accuracies), s=16, color=colour, alpha=0.5)
+            low, high = step["accuracy"]["interval"] or (means[row], means[row])
+            axis.hlines(row, low, high, color=colour, lw=3)
+            axis.annotate(
+                f"{means[row]:.2f}", (means[row], row), xytext=(0, -15),
+                textcoords="offset points", ha="center", fontsize=9,
+            )  # fmt: skip
+        axis.set_yticks(range(len(own)), [step["step"] for step in own])
+        axis.set(ylim=(-0.6, len(own) - 0.5), xlabel="Accuracy on held-out images (%)")
+        axis.set_title(TITLES[model_type])
+        axis.margins(x=0.12)
+        axis.grid(axis="x", alpha=0.3)
+    figure.suptitle("Each rung adds to the one below; dots are runs, bars 95 % intervals")
+    return _save(figure, "ladder")

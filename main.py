@@ -29,9 +29,11 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 import parallel
+from augment import Warp
 from dataset import MNIST, SPLITS, Batches, normalise
 from files import Parser, UserError, claim, command, new_run, write_whole
 from model import MODELS
@@ -54,12 +56,57 @@ class Args:
     seed: int = setting(0, "of the first weights, the order of the images and dropout")
     data_dir: str = setting("data", "folder of the archives or of the extracted images")
     device: str = setting("auto", "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps")
+    holdout: int = setting(0, "train without the last N training images and test on those instead")
+    schedule: str = setting("constant", "of the learning rate: constant, or onecycle up to lr")
+    label_smoothing: float = setting(0.0, "share of each label spread evenly over all digits")
+    weight_decay: float = setting(0.0, "pull of the weights towards 0: lr times this share a step")
+    rotate: float = setting(0.0, "largest random turn of a training image, in degrees")
+    shift: float = setting(0.0, "largest random move, in pixels, each way")
+    stretch: float = setting(0.0, "largest random change of width and of height, as a share")
+    shear: float = setting(0.0, "largest random slant, in pixels across per pixel down")
+    elastic: float = setting(
+        0.0, "how far random bends move pixels, a standard deviation in pixels"
+    )
+
+
+# Named sets of settings; what a set leaves out is as in the args block.
+RECIPES: dict[str, dict] = {
+    "baseline": {},
+    "best": {
+        "schedule": "onecycle",
+        "lr": 0.03,
+        "label_smoothing": 0.05,
+        "weight_decay": 0.0005,
+        "rotate": 10.0,
+        "shift": 1.0,
+        "stretch": 0.1,
+        "shear": 0.1,
+        "elastic": 0.6,
+    },
+    "fast": {
+        "model_type": "LeNet5_regularization",
+        "epochs": 2,
+        "schedule": "onecycle",
+        "lr": 0.1,
+    },
+}
 
 
 RUNS = Path("runs")
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 CHECKPOINT_ERRORS = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)  # a damaged file
 CHECKPOINT_ERRORS += (LookupError, TypeError, ValueError)  # another version's content
+TESTED = {False: "Test", True: "Held-out"}  # images, with or without holdout
+SCHEDULES = ("constant", "onecycle")
+LIMITS = {
+    "momentum": 1,
+    "label_smoothing": 1,
+    "weight_decay": 1,
+    "rotate": 180,
+    "shift": 28,
+    "stretch": 1,
+}
+LIMITS |= {"shear": 10, "elastic": 28}  # from 0 to below
 EVALUATION_BATCH = 1000  # images; without gradients larger batches are faster
 
 
@@ -73,7 +120,12 @@ class Diverged(UserError):
 
 
 def train(
-    model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, show_bar: bool = False
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    scheduler: OneCycleLR | None = None,
+    label_smoothing: float = 0.0,
+    show_bar: bool = False,
 ) -> tuple[float, float]:
     """Train one epoch.
 
@@ -81,21 +133,27 @@ def train(
         model: from images [B, 1, 28, 28] to logits [B, 10], on the device of the batches.
         batches: the training images, in a new order each epoch.
         optimizer: of the model's parameters.
+        scheduler: sets the optimizer's learning rate anew after every step.
+        label_smoothing: share e of the target spread over all ten digits (Szegedy et al., 2016):
+            the label's digit has 1 - e + e / 10, the others have e / 10.
         show_bar: draws a progress bar, if stderr is a terminal.
 
     Returns:
-        (loss, accuracy in percent), means over the images as each batch met the model.
+        (loss, accuracy in percent), means over the images as each batch met the model; the loss
+        is the one trained on, with label smoothing.
     """
     model.train()
     total_loss, correct = _zeros(batches), _zeros(batches)
     bar = tqdm(batches, unit=" steps", leave=False, disable=None if show_bar else True)
     for images, labels, whole_batch in bar:
         logits = model(images)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
         optimizer.zero_grad()
         # The mean over the whole batch: the processes' gradients are averaged, so each is scaled.
         (loss * (parallel.world_size() / whole_batch)).backward()
         optimizer.step()
+        if scheduler:
+            scheduler.step()
         # The sums stay on the device: reading them here would make it wait in every step.
         total_loss += loss.detach()
         correct += (logits.argmax(dim=1) == labels).sum()
@@ -144,8 +202,6 @@ def check(args: Args) -> torch.device:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
     if not (math.isfinite(args.lr) and args.lr > 0):
         raise UserError(f"--lr {args.lr}: must be positive and finite, such as 0.001")
-    if not 0 <= args.momentum < 1:
-        raise UserError(f"--momentum {args.momentum}: must be at least 0 and below 1")
     if not 0 <= args.seed < 2**63:
         raise UserError(f"--seed {args.seed}: must be at least 0 and below 2**63")
     if args.batch_size < parallel.world_size():
@@ -153,6 +209,13 @@ def check(args: Args) -> torch.device:
             f"--batch_size {args.batch_size}: smaller than the number of processes, "
             f"{parallel.world_size()}; choose a larger batch or fewer processes"
         )
+    if args.holdout < 0:
+        raise UserError(f"--holdout {args.holdout}: must be at least 0")
+    if args.schedule not in SCHEDULES:
+        raise UserError(f"--schedule {args.schedule}: unknown; known are {', '.join(SCHEDULES)}")
+    for name, limit in LIMITS.items():
+        if not 0 <= getattr(args, name) < limit:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least 0 and below {limit}")
     if not Path(args.data_dir).is_dir():
         raise UserError(f"--data_dir {args.data_dir}: no such folder")
     return _find_device(args.device)
@@ -189,13 +252,22 @@ def prepare(args: Args) -> tuple[torch.device, list[tuple[torch.Tensor, torch.Te
     """Check the settings, extract what is missing, and load.
 
     Returns:
-        The device, and on it (images, labels) of train and of test, as load() gives them.
+        The device, and on it (images, labels) to train on and to test on, as load() gives them:
+        the train and the test split; with holdout the train split's first and its last images,
+        and the test split is not touched.
 
     Raises:
         UserError: for settings that can't work, or data that can't be read.
     """
     device = check(args)
-    splits = [load((Path(args.data_dir) / split).resolve(), device) for split in SPLITS]
+    names = SPLITS[:1] if args.holdout else SPLITS
+    splits = [load((Path(args.data_dir) / split).resolve(), device) for split in names]
+    if args.holdout:
+        images, labels = splits[0]
+        size = len(labels) - args.holdout
+        if size < 1:
+            raise UserError(f"--holdout {args.holdout}: leaves none of {len(labels)} to train on")
+        splits = [(images[:size], labels[:size]), (images[size:], labels[size:])]
     layers = MODELS[args.model_type]().modules()
     has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
     size = len(splits[0][1])
@@ -219,8 +291,46 @@ def build(
     generator = torch.Generator().manual_seed(torch.randint(2**62, ()).item())
     model = MODELS[args.model_type]().to(device, memory_format=torch.channels_last)
     fused = device.type in ("cpu", "cuda")
-    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, fused=fused)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=args.lr,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        fused=fused,
+    )
     return model, optimizer, generator
+
+
+def make_scheduler(
+    args: Args, optimizer: torch.optim.Optimizer, steps: int, epochs_done: int
+) -> OneCycleLR | None:
+    """Return what sets the learning rate after each step; None keeps it constant.
+
+    One cycle (Smith and Topin, 2018): from lr / 25 up to lr in the first 30 % of all the steps of
+    args.epochs, then down to almost 0, along cosines. It follows from the number of the step, so a
+    checkpoint holds nothing of it.
+
+    Args:
+        args: the settings.
+        optimizer: with the state of a checkpoint loaded, if epochs_done is not 0.
+        steps: of one epoch.
+        epochs_done: epochs behind the optimizer.
+    """
+    if args.schedule == "constant":
+        return None
+    return OneCycleLR(
+        optimizer,
+        max_lr=args.lr,
+        total_steps=steps * args.epochs,
+        cycle_momentum=False,
+        last_epoch=steps * epochs_done - 1,
+    )
+
+
+def make_warp(args: Args, device: torch.device) -> Warp | None:
+    """Return the random warp of the training images; None where the settings ask for none."""
+    limits = (args.rotate, args.shift, args.stretch, args.shear, args.elastic)
+    return Warp(*limits, device) if any(limits) else None
 
 
 def run(
@@ -255,8 +365,10 @@ def run(
         generator.set_state(checkpoint["generator"])
         history = list(checkpoint["history"])
     shares = {"rank": parallel.rank(), "world_size": parallel.world_size()}
-    train_batches = Batches(images, labels, args.batch_size, generator, **shares)
+    warp = make_warp(args, device)
+    train_batches = Batches(images, labels, args.batch_size, generator, warp, **shares)
     test_batches = Batches(*test_split, EVALUATION_BATCH, **shares)
+    scheduler = make_scheduler(args, optimizer, len(train_batches), len(history))
     spread_model = parallel.spread(model)
 
     def save() -> None:
@@ -271,7 +383,9 @@ def run(
         seed = torch.randint(2**62, (), generator=generator).item()
         torch.manual_seed(seed + parallel.rank())
         show_bar = on_epoch is None and parallel.rank() == 0
-        train_loss, train_accuracy = train(spread_model, train_batches, optimizer, show_bar)
+        train_loss, train_accuracy = train(
+            spread_model, train_batches, optimizer, scheduler, args.label_smoothing, show_bar
+        )
         test_loss, test_accuracy = test(model, test_batches)
         seconds = time.perf_counter() - started
         if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
@@ -282,19 +396,21 @@ def run(
         row = [epoch, train_loss, train_accuracy, test_loss, test_accuracy, seconds]
         history.append(dict(zip(COLUMNS, row, strict=True)))
         save()
-        (on_epoch or _print_epoch)(history[-1])
+        if on_epoch:
+            on_epoch(history[-1])
+        elif parallel.rank() == 0:
+            _print_epoch(history[-1], TESTED[args.holdout > 0])
     return history
 
 
-def _print_epoch(row: dict) -> None:
-    if parallel.rank() == 0:
-        print(
-            f"Epoch: {row['epoch']}, "
-            f"Train Loss: {row['train_loss']:.4f}, Train Accuracy: {row['train_accuracy']:.2f}, "
-            f"Test Loss: {row['test_loss']:.4f}, Test Accuracy: {row['test_accuracy']:.2f}, "
-            f"Seconds: {row['seconds']:.2f}",
-            flush=True,
-        )
+def _print_epoch(row: dict, tested: str) -> None:
+    print(
+        f"Epoch: {row['epoch']}, "
+        f"Train Loss: {row['train_loss']:.4f}, Train Accuracy: {row['train_accuracy']:.2f}, "
+        f"{tested} Loss: {row['test_loss']:.4f}, {tested} Accuracy: {row['test_accuracy']:.2f}, "
+        f"Seconds: {row['seconds']:.2f}",
+        flush=True,
+    )
 
 
 # --- Checkpoints ------------------------------------------------------------------------------
@@ -354,7 +470,13 @@ def merge(args: Args, checkpoint: dict, given: dict, folder: Path) -> Args:
                 f"{folder}: was started with --{name} {getattr(args, name)}, not {value}; leave "
                 "the flag out, or start a new run without --resume"
             )
-    args = dataclasses.replace(args, epochs=given.get("epochs", args.epochs))
+    epochs = given.get("epochs", args.epochs)
+    if args.schedule != "constant" and epochs != args.epochs:
+        raise UserError(
+            f"{folder}: its {args.schedule} schedule was laid out for {args.epochs} epochs; leave "
+            "--epochs out, or start a new run without --resume"
+        )
+    args = dataclasses.replace(args, epochs=epochs)
     if args.epochs < checkpoint["epoch"]:
         raise UserError(
             f"{folder}: has {checkpoint['epoch']} epochs already, more than --epochs {args.epochs}"
@@ -374,7 +496,9 @@ def _newest_run(model_type: str) -> Path:
 
 
 def add_settings(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
-    """Give a parser a flag for every setting of the args block; flags not given stay away."""
+    """Give a parser --recipe, and a flag for every setting; flags not given stay away."""
+    known = "a named set of settings, which any other flag overrides (default: baseline)"
+    parser.add_argument("--recipe", choices=RECIPES, default="baseline", help=known)
     for field in dataclasses.fields(Args):
         if field.name not in leave_out:
             effect = f"{field.metadata['help']} (default: {field.default})"
@@ -384,9 +508,10 @@ def add_settings(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = (
 
 
 def given_settings(flags: argparse.Namespace) -> dict:
-    """Return the settings among the flags."""
+    """Return the settings of the recipe and those among the flags, which go first."""
     names = {field.name for field in dataclasses.fields(Args)}
-    return {name: value for name, value in vars(flags).items() if name in names}
+    given = {name: value for name, value in vars(flags).items() if name in names}
+    return RECIPES[flags.recipe] | given
 
 
 def parse_flags() -> argparse.Namespace:
@@ -435,7 +560,7 @@ def main() -> None:
             if parallel.rank() == 0:
                 from figures import plot_run
 
-                for path in plot_run(args.model_type, history):
+                for path in plot_run(args.model_type, history, TESTED[args.holdout > 0].lower()):
                     print(path)
                 print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
     except KeyboardInterrupt:

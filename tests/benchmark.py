@@ -2,7 +2,7 @@
 
 Prints for each network the seconds of one training epoch, medians over the rounds: the textbook
 way (MNIST files through a DataLoader), main.py's way, and a bare loop of tensors; then what
-checkpoints and determinism cost, how training scales over processes, and peak memory.
+checkpoints, determinism and random warps cost, how training scales over processes, and peak memory.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 import main
+from augment import Warp
 from dataset import MNIST, Batches
 from files import command
 from main import Args
@@ -47,10 +48,12 @@ def textbook_epoch(model_type: str, data_dir: str, share: float) -> None:
         optimizer.step()
 
 
-def our_epoch(model_type: str, images: torch.Tensor, labels: torch.Tensor) -> None:
+def our_epoch(
+    model_type: str, images: torch.Tensor, labels: torch.Tensor, warp: Warp | None = None
+) -> None:
     """Train one epoch with main.py's code."""
     model = MODELS[model_type]().to(images.device, memory_format=torch.channels_last)
-    main.train(model, Batches(images, labels, 64, torch.Generator()), sgd(model))
+    main.train(model, Batches(images, labels, 64, torch.Generator(), warp), sgd(model))
 
 
 def bare_epoch(model_type: str, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -126,6 +129,21 @@ def cost_of_trust(data_dir: str, rounds: int) -> None:
         print(f"determinism {100 * epoch / other - 100:.1f}")
 
 
+def cost_of_warps(data_dir: str, rounds: int) -> None:
+    """Seconds of an epoch with the best recipe's random warps and without, alternating."""
+    images, labels = main.load(Path(data_dir, "train").resolve(), torch.device("cpu"))
+    warp = main.make_warp(Args(**main.RECIPES["best"]), torch.device("cpu"))
+    print("\nCost of random warps")
+    for model_type in ("LeNet5", "CustomMLP"):
+        times = {warp: [], None: []}
+        for _ in range(3 * rounds):
+            for choice, seen in times.items():
+                seen.append(seconds(our_epoch, model_type, images, labels, choice))
+        warped = report(f"{model_type}, warped", times[warp])
+        plain = report(f"{model_type}, not warped", times[None])
+        print(f"  the warps' share of the warped epoch: {100 * (1 - plain / warped):.0f} %")
+
+
 def scaling(data_dir: str, rounds: int) -> None:
     """Seconds an epoch, test included, over 1 and 2 processes of one thread each."""
     print("\nScaling of LeNet5 over processes of one thread each, an epoch with its test")
@@ -172,6 +190,7 @@ def run_all() -> None:
     peak_memory(flags.data_dir)  # first, while it is the only child
     compare_loops(flags.data_dir, flags.rounds, flags.share)
     cost_of_trust(flags.data_dir, flags.rounds)
+    cost_of_warps(flags.data_dir, flags.rounds)
     scaling(flags.data_dir, flags.rounds)
 
 

@@ -18,9 +18,16 @@ import main
 QUICK = ("--models", "CustomMLP", "LeNet5", "--epochs", 2, "--lr", 0.02, "--seeds", 2)
 
 
-def results():
-    """The committed results."""
-    return json.loads((ROOT / "plots/results.json").read_text())
+COMMITTED = {
+    "results": ("baseline", range(10), compare.ORDER),
+    "results_best": ("best", range(10, 20), compare.ORDER),
+    "results_fast": ("fast", range(10, 20), ("LeNet5_regularization",)),
+}
+
+
+def results(name="results"):
+    """Committed results."""
+    return json.loads((ROOT / f"plots/{name}.json").read_text())
 
 
 # --- Statistics -------------------------------------------------------------------------------
@@ -74,24 +81,30 @@ def test_verdict_admits_what_the_runs_do_not_tell():
 # --- The committed results --------------------------------------------------------------------
 
 
-def test_readme_holds_the_table_of_the_committed_results():
+@pytest.mark.parametrize("name", COMMITTED)
+def test_readme_holds_the_table_of_the_committed_results(name):
     text = (ROOT / "README.md").read_text()
-    inside = text.split(compare.MARKERS[0])[1].split(compare.MARKERS[1])[0]
-    assert inside.strip() == compare.render_table(results())
+    first, last = compare.markers(name)
+    inside = text.split(first)[1].split(last)[0]
+    assert inside.strip() == compare.render_table(results(name))
 
 
-def test_committed_statistics_follow_from_the_committed_runs():
-    found = results()
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_statistics_follow_from_the_committed_runs(name):
+    found = results(name)
     assert found["method"] == compare.METHOD
     assert found["summary"] == compare.summarise(found["runs"])
     assert found["differences"] == compare.pair_up(found["runs"])
+    recipe, expected_seeds, expected_models = COMMITTED[name]
+    for setting, value in main.RECIPES[recipe].items():
+        assert found["settings"].get(setting, value) == value
     seeds = {}
     for run in found["runs"]:
         seeds.setdefault(run["model_type"], []).append(run["seed"])
         assert run["curves"]["epoch"] == list(range(1, found["settings"]["epochs"] + 1))
-    assert seeds == {model_type: list(range(10)) for model_type in compare.ORDER}
+    assert seeds == {model_type: list(expected_seeds) for model_type in expected_models}
     finals = [run["curves"]["test_accuracy"][-1] for run in found["runs"][:10]]
-    mean = found["summary"]["CustomMLP"]["final"]["test_accuracy"]["mean"]
+    mean = found["summary"][expected_models[0]]["final"]["test_accuracy"]["mean"]
     assert mean == pytest.approx(sum(finals) / 10)
 
 
@@ -99,7 +112,7 @@ def test_committed_statistics_follow_from_the_committed_runs():
 
 
 def test_runs_are_made_kept_and_told(workplace, cli):
-    readme = f"Before\n{compare.MARKERS[0]}\nold\n{compare.MARKERS[1]}\nAfter\n"
+    readme = "Before\n{}\nold\n{}\nAfter\n".format(*compare.markers("results"))
     (workplace / "README.md").write_text(readme)
     code, out, err = cli(compare, *QUICK)
     assert code == 0, err
@@ -128,6 +141,21 @@ def test_runs_are_made_kept_and_told(workplace, cli):
     code, out, _ = cli(compare, *QUICK)
     assert code == 0 and "4 of 4 runs are there, 0 to train" in out
     assert before == {path: path.stat().st_mtime_ns for path in Path("runs/compare").rglob("*.pt")}
+
+
+def test_another_recipe_leaves_the_baseline_alone(workplace, cli):
+    first, last = compare.markers("results_best")
+    (workplace / "README.md").write_text(f"{first}\n{last}\n")
+    flags = ("--recipe", "best", "--models", "CustomMLP", "--epochs", 1, "--seeds", 2)
+    code, out, err = cli(compare, *flags, "--first_seed", 7, "--batch_size", 50)
+    assert code == 0, err
+    found = json.loads(Path("plots/results_best.json").read_text())
+    assert [run["seed"] for run in found["runs"]] == [7, 8]
+    expected = main.RECIPES["best"] | {"epochs": 1, "batch_size": 50}
+    assert expected.items() <= found["settings"].items()
+    assert compare.render_table(found) in Path("README.md").read_text()
+    assert "(seeds 7 to 8)" in out
+    assert all(path.stem.endswith("_best") for path in Path("plots").iterdir())
 
 
 def test_killed_comparison_goes_on_with_what_is_missing(workplace, cli):

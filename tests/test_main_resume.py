@@ -13,7 +13,7 @@ from conftest import ROOT, load_run, same_run
 import main
 
 MODEL = "LeNet5_regularization"
-FLAGS = ("--model_type", MODEL, "--lr", "0.01", "--epochs", "6")
+FLAGS = ("--recipe", "best", "--model_type", MODEL, "--epochs", "6")  # all there is to restore
 
 
 def start(*flags):

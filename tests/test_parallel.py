@@ -40,14 +40,17 @@ def assert_close(name, other, tolerance=1e-4):
         assert row["test_accuracy"] == pytest.approx(other_row["test_accuracy"], abs=0.41)
 
 
-@pytest.mark.parametrize("model_type, batch_size, tolerance", [
-    ("LeNet5", 63, 1e-4),  # a last batch of 47: one process has 24 images, the other 23
+@pytest.mark.parametrize("recipe, model_type, batch_size, tolerance", [
+    ("baseline", "LeNet5", 63, 1e-4),  # a last batch of 47: one process has 24 images, the other 23
     # One thread against two differs by 2e-3 here: batch norm amplifies the last bits.
-    ("LeNet5_regularization", 99, 5e-3),
-    ("CustomMLP", 1999, 1e-4),  # a last batch of 1: one process has none
+    ("baseline", "LeNet5_regularization", 99, 5e-3),
+    ("best", "CustomMLP", 1999, 1e-4),  # a last batch of 1: one process has none
 ])  # fmt: skip
-def test_two_processes_train_as_one(workplace, monkeypatch, cli, model_type, batch_size, tolerance):
-    flags = ("--model_type", model_type, "--batch_size", batch_size, "--epochs", 3)
+def test_two_processes_train_as_one(
+    workplace, monkeypatch, cli, recipe, model_type, batch_size, tolerance
+):
+    flags = ("--recipe", recipe, "--model_type", model_type, "--batch_size", batch_size)
+    flags += ("--epochs", 3)
     (workplace / "probe.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{PROBE}")
     code, out, err = torchrun("probe.py", *flags, "--name", "two")
     assert code == 0, err

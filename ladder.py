@@ -1,0 +1,171 @@
+"""What each ingredient of the best recipe buys, measured on images held out from training.
+
+    python ladder.py              5 seeds a rung, the last 10,000 training images held out
+
+Climbs from the baseline to main.py's best recipe, one ingredient a rung, then takes side steps: one
+more change on top, that was tried and not kept. The test set is not touched. Finished runs are
+kept in runs/compare/. Writes plots/ladder.json, plots/ladder.png and the README's ladder.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import torch
+
+import compare
+import figures
+import main as training
+from compare import describe
+from files import Parser, UserError, command, write_whole
+from main import RECIPES, Args
+
+MODEL_TYPES = ("LeNet5", "CustomMLP")
+BEST = RECIPES["best"]
+
+# Each rung adds these settings of the best recipe to those of the rungs before.
+RUNGS = {
+    "baseline": (),
+    "one-cycle schedule, higher lr": ("schedule", "lr"),
+    "label smoothing": ("label_smoothing",),
+    "random affine warps": ("rotate", "shift", "stretch", "shear"),
+    "random elastic bends": ("elastic",),
+    "weight decay": ("weight_decay",),
+}
+# Each side step is the best recipe but for this.
+SIDE_STEPS = {
+    "twice the lr": {"lr": 2 * BEST["lr"]},
+    "half the lr": {"lr": BEST["lr"] / 2},
+    "twice the label smoothing": {"label_smoothing": 2 * BEST["label_smoothing"]},
+    "twice the shift": {"shift": 2 * BEST["shift"]},
+    "batches of 32": {"batch_size": 32},
+    "batches of 128": {"batch_size": 128},
+}
+
+
+def steps() -> list[tuple[str, str, dict]]:
+    """Return all (name, name of the step it is compared with, settings), rungs first."""
+    settings, found, before = {}, [], ""
+    for name, ingredients in RUNGS.items():
+        settings = settings | {ingredient: BEST[ingredient] for ingredient in ingredients}
+        found.append((name, before, settings))
+        before = name
+    return found + [(name, before, BEST | change) for name, change in SIDE_STEPS.items()]
+
+
+def measure(model_type: str, accuracies: dict[str, list[float]]) -> list[dict]:
+    """Return for each step of a model its accuracies and its gains, described.
+
+    Args:
+        model_type: the network's name.
+        accuracies: of each step's runs, in the order of the seeds, by which gains are paired.
+    """
+    measured = []
+    for name, before, settings in steps():
+        own = accuracies[name]
+        step = {"model_type": model_type, "step": name, "side_step": name in SIDE_STEPS}
+        step |= {"settings": settings, "accuracies": own, "accuracy": describe(own)}
+        if before:
+            gains = [new - old for new, old in zip(own, accuracies[before], strict=True)]
+            step |= {"compared_with": before, "gain": describe(gains)}
+        measured.append(step)
+    return measured
+
+
+def render(ladder: dict) -> str:
+    """Return the ladder as Markdown, for the terminal and the README."""
+    lines = []
+    for side_steps in (False, True):
+        lines += [
+            "| tried on top of the best recipe, not kept | LeNet-5 | gain | CustomMLP | gain |"
+            if side_steps
+            else "| rung | LeNet-5 | gain | CustomMLP | gain |",
+            "|---|---|---|---|---|",
+        ]
+        names = [name for name, *_ in steps() if (name in SIDE_STEPS) == side_steps]
+        for name in names:
+            cells = [name]
+            for model_type in MODEL_TYPES:
+                step = next(
+                    step
+                    for step in ladder["steps"]
+                    if (step["model_type"], step["step"]) == (model_type, name)
+                )
+                cells += [_figures(step["accuracy"], ""), _figures(step.get("gain"), "+")]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    lines.append(
+        f"Accuracy in percent on {ladder['holdout']:,} images held out from the training set, "
+        f"means of {ladder['seeds']} seeds (0 to {ladder['seeds'] - 1}); a gain is paired by "
+        "seed, against the rung above or, below, against the best recipe. In brackets the "
+        f"{ladder['method']}. PyTorch {ladder['versions']['torch']} on {ladder['processor']}."
+    )
+    return "\n".join(lines)
+
+
+def _figures(part: dict | None, sign: str) -> str:
+    if part is None:
+        return ""
+    text = f"{part['mean']:{sign}.2f}"
+    if part["interval"]:
+        text += " [{:{sign}.2f}, {:{sign}.2f}]".format(*part["interval"], sign=sign)
+    return text
+
+
+def parse_flags() -> argparse.Namespace:
+    """Return the flags: seeds, epochs, holdout and data_dir."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5, help="runs a step (default: 5)")
+    parser.add_argument("--epochs", type=int, default=Args.epochs, help="a run (default: 20)")
+    parser.add_argument("--holdout", type=int, default=10_000, help="images (default: 10000)")
+    parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
+    flags = parser.parse_args()
+    for name in ("seeds", "holdout"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name} {getattr(flags, name)}: must be at least 1")
+    return flags
+
+
+def main() -> None:
+    """Train what is missing, then tell the ladder."""
+    flags = parse_flags()
+    shared = {"epochs": flags.epochs, "holdout": flags.holdout, "data_dir": flags.data_dir}
+    jobs = {
+        (model_type, name): [
+            Args(model_type=model_type, seed=seed, **shared, **settings)
+            for seed in range(flags.seeds)
+        ]
+        for model_type in MODEL_TYPES
+        for name, _, settings in steps()
+    }
+    for runs in jobs.values():
+        device, _ = training.prepare(runs[0])  # before any training, so that mistakes show at once
+    at_once = compare.cores()
+    failed = compare.train_all([args for runs in jobs.values() for args in runs], device, at_once)
+    if failed:
+        raise UserError(f"{len(failed)} runs failed: {', '.join(failed)}; start again to retry")
+    measured = []
+    for model_type in MODEL_TYPES:
+        accuracies = {
+            name: [compare.collect(args)["curves"]["test_accuracy"][-1] for args in runs]
+            for (owner, name), runs in jobs.items()
+            if owner == model_type
+        }
+        measured += measure(model_type, accuracies)
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    ladder = {
+        **{"seeds": flags.seeds, "epochs": flags.epochs, "holdout": flags.holdout},
+        **{"versions": versions, "processor": compare.processor(at_once), "method": compare.METHOD},
+        "steps": measured,
+    }
+    content = json.dumps(ladder, indent=1) + "\n"
+    write_whole(Path("plots/ladder.json"), content.encode())
+    table = render(ladder)
+    compare.write_readme(table, "ladder")
+    figures.plot_ladder(measured)
+    print(table)
+
+
+if __name__ == "__main__":
+    command(main)
