@@ -259,7 +259,8 @@ def _tell(bar: tqdm, args: Args, error: str) -> None:
         bar.write(f"{folder_of(args).name}: {error}", file=sys.stderr)
     else:
         row = training.load_checkpoint(folder_of(args))[1]["history"][-1]
-        bar.write(f"{folder_of(args).name}: test accuracy {row['test_accuracy']:.2f}")
+        tested = training.TESTED[args.holdout > 0].lower()
+        bar.write(f"{folder_of(args).name}: {tested} accuracy {row['test_accuracy']:.2f}")
 
 
 def _show(bar: tqdm, jobs: list[Args], running: list[Args]) -> None:

@@ -229,8 +229,10 @@ def plot_ladder(steps: list[dict]) -> Path:
         steps: as in ladder.json: model_type, step, side_step, accuracies (percent), accuracy.
     """
     models = _models_of(steps)
-    figure, axes = plt.subplots(1, len(models), figsize=(11, 4), sharey=True, layout="constrained")
-    for axis, model_type in zip(axes, models, strict=True):
+    figure, axes = plt.subplots(
+        1, len(models), figsize=(11, 4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, model_type in zip(axes[0], models, strict=True):
         own = [step for step in steps if step["model_type"] == model_type and not step["side_step"]]
         colour = COLOURS[model_type]
         means = [step["accuracy"]["mean"] for step in own]

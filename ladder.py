@@ -21,7 +21,6 @@ from compare import describe
 from files import Parser, UserError, command, write_whole
 from main import RECIPES, Args
 
-MODEL_TYPES = ("LeNet5", "CustomMLP")
 BEST = RECIPES["best"]
 
 # Each rung adds these settings of the best recipe to those of the rungs before.
@@ -40,7 +39,6 @@ SIDE_STEPS = {
     "twice the label smoothing": {"label_smoothing": 2 * BEST["label_smoothing"]},
     "twice the shift": {"shift": 2 * BEST["shift"]},
     "batches of 32": {"batch_size": 32},
-    "batches of 128": {"batch_size": 128},
 }
 
 
@@ -75,23 +73,16 @@ def measure(model_type: str, accuracies: dict[str, list[float]]) -> list[dict]:
 
 def render(ladder: dict) -> str:
     """Return the ladder as Markdown, for the terminal and the README."""
+    found = {(step["model_type"], step["step"]): step for step in ladder["steps"]}
+    models = list(dict.fromkeys(model_type for model_type, _ in found))
     lines = []
-    for side_steps in (False, True):
-        lines += [
-            "| tried on top of the best recipe, not kept | LeNet-5 | gain | CustomMLP | gain |"
-            if side_steps
-            else "| rung | LeNet-5 | gain | CustomMLP | gain |",
-            "|---|---|---|---|---|",
-        ]
-        names = [name for name, *_ in steps() if (name in SIDE_STEPS) == side_steps]
-        for name in names:
+    for title, wanted in (("rung", False), ("tried on top of the best recipe, not kept", True)):
+        lines += [f"| {title} |{''.join(f' {model_type} | gain |' for model_type in models)}"]
+        lines += ["|---|" + "---|---|" * len(models)]
+        for name in dict.fromkeys(s["step"] for s in ladder["steps"] if s["side_step"] == wanted):
             cells = [name]
-            for model_type in MODEL_TYPES:
-                step = next(
-                    step
-                    for step in ladder["steps"]
-                    if (step["model_type"], step["step"]) == (model_type, name)
-                )
+            for model_type in models:
+                step = found[model_type, name]
                 cells += [_figures(step["accuracy"], ""), _figures(step.get("gain"), "+")]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
@@ -114,8 +105,12 @@ def _figures(part: dict | None, sign: str) -> str:
 
 
 def parse_flags() -> argparse.Namespace:
-    """Return the flags: seeds, epochs, holdout and data_dir."""
+    """Return the flags: models, seeds, epochs, holdout and data_dir."""
     parser = Parser(description=__doc__)
+    both = ("LeNet5", "CustomMLP")
+    parser.add_argument(
+        "--models", nargs="+", default=both, help=f"networks (default: {' '.join(both)})"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="runs a step (default: 5)")
     parser.add_argument("--epochs", type=int, default=Args.epochs, help="a run (default: 20)")
     parser.add_argument("--holdout", type=int, default=10_000, help="images (default: 10000)")
@@ -130,13 +125,14 @@ def parse_flags() -> argparse.Namespace:
 def main() -> None:
     """Train what is missing, then tell the ladder."""
     flags = parse_flags()
+    models = tuple(dict.fromkeys(flags.models))
     shared = {"epochs": flags.epochs, "holdout": flags.holdout, "data_dir": flags.data_dir}
     jobs = {
         (model_type, name): [
             Args(model_type=model_type, seed=seed, **shared, **settings)
             for seed in range(flags.seeds)
         ]
-        for model_type in MODEL_TYPES
+        for model_type in models
         for name, _, settings in steps()
     }
     for runs in jobs.values():
@@ -146,7 +142,7 @@ def main() -> None:
     if failed:
         raise UserError(f"{len(failed)} runs failed: {', '.join(failed)}; start again to retry")
     measured = []
-    for model_type in MODEL_TYPES:
+    for model_type in models:
         accuracies = {
             name: [compare.collect(args)["curves"]["test_accuracy"][-1] for args in runs]
             for (owner, name), runs in jobs.items()
