@@ -253,3 +253,16 @@ def plot_ladder(steps: list[dict]) -> Path:
         axis.grid(axis="x", alpha=0.3)
     figure.suptitle("Each rung adds to the one below; dots are runs, bars 95 % intervals")
     return _save(figure, "ladder")
+
+
+def plot_warps(images: np.ndarray, warped: np.ndarray) -> Path:
+    """Draw images float [R, 28, 28], each followed in its row by its warps [R, C, 28, 28]."""
+    rows = np.concatenate([images[:, None], warped], axis=1)
+    size = rows.shape[1], rows.shape[0]
+    figure, axes = plt.subplots(size[1], size[0], figsize=size, layout="constrained")
+    for axis, image in zip(axes.flat, rows.reshape(-1, 28, 28), strict=True):
+        axis.imshow(image, cmap="gray_r")
+        axis.axis("off")
+    axes[0, 0].set_title("image", fontsize=10)
+    axes[0, 1].set_title("its warps", fontsize=10, loc="left")
+    return _save(figure, "warps")

@@ -104,6 +104,15 @@ def _figures(part: dict | None, sign: str) -> str:
     return text
 
 
+def draw_warps(args: Args) -> None:
+    """Draw the first training images, and what the warps of the settings make of them."""
+    _, ((images, _), _) = training.prepare(args)
+    images, warp = images[:5].cpu(), training.make_warp(args, torch.device("cpu"))
+    repeated = images.repeat_interleave(9, dim=0)
+    warped = warp(repeated, warp.draw(len(repeated), torch.Generator().manual_seed(0)))
+    figures.plot_warps(images.squeeze(1).numpy(), warped.view(5, 9, 28, 28).numpy())
+
+
 def parse_flags() -> argparse.Namespace:
     """Return the flags: models, seeds, epochs, holdout and data_dir."""
     parser = Parser(description=__doc__)
@@ -160,6 +169,7 @@ def main() -> None:
     table = render(ladder)
     compare.write_readme(table, "ladder")
     figures.plot_ladder(measured)
+    draw_warps(Args(**shared, **BEST))
     print(table)
 
 

@@ -18,7 +18,10 @@ COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS for line in block
 
 # What makes the long ones short; what is done is the same.
 SHORTER = {
+    "python main.py --recipe best": "--epochs 1",
     "python compare.py": "--models CustomMLP --seeds 1 --epochs 1",
+    "python compare.py --recipe best --first_seed 10": "--models CustomMLP --seeds 1 --epochs 1",
+    "python ladder.py": "--models CustomMLP --seeds 1 --epochs 1 --holdout 100",
     "python tests/benchmark.py": "--rounds 1 --share 0.05",
 }
 
@@ -27,7 +30,7 @@ def test_commands_are_run(workplace):
     for path in [*ROOT.glob("*.py"), ROOT / "requirements.txt"]:
         (workplace / path.name).symlink_to(path)
     (workplace / "tests").symlink_to(ROOT / "tests")
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 12
     for command in COMMANDS:
         if command.startswith("pip"):  # CI installs, and runs these tests
             command = command.partition(" && ")[2]
