@@ -74,20 +74,22 @@ RECIPES: dict[str, dict] = {
     "baseline": {},
     "best": {
         "schedule": "onecycle",
-        "lr": 0.03,
+        "lr": 0.05,
         "label_smoothing": 0.05,
-        "weight_decay": 0.0005,
-        "rotate": 10.0,
+        "weight_decay": 0.0003,
+        "rotate": 7.0,
         "shift": 1.0,
         "stretch": 0.1,
         "shear": 0.1,
-        "elastic": 0.6,
+        "elastic": 0.3,
     },
     "fast": {
         "model_type": "LeNet5_regularization",
         "epochs": 2,
+        "batch_size": 128,
         "schedule": "onecycle",
-        "lr": 0.1,
+        "lr": 0.2,
+        "label_smoothing": 0.05,
     },
 }
 
