@@ -64,9 +64,7 @@ class Args:
     shift: float = setting(0.0, "largest random move, in pixels, each way")
     stretch: float = setting(0.0, "largest random change of width and of height, as a share")
     shear: float = setting(0.0, "largest random slant, in pixels across per pixel down")
-    elastic: float = setting(
-        0.0, "how far random bends move pixels, a standard deviation in pixels"
-    )
+    elastic: float = setting(0.0, "standard deviation of random bends, in pixels")
 
 
 # Named sets of settings; what a set leaves out is as in the args block.
