@@ -119,11 +119,15 @@ def verdict(pair: dict) -> str:
 
 def render_table(results: dict) -> str:
     """Return the results as Markdown, for the terminal and the README."""
-    lines = [
-        "| network | parameters | test accuracy, % | min to max | test loss | train accuracy, % "
-        "| train loss | test accuracy, mean over epochs | earlier report |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    changed = {
+        name: value
+        for name, value in results["settings"].items()
+        if name not in ("epochs", "device") and value != getattr(Args, name)
+    }
+    heads = ["network", "parameters", "test accuracy, %", "min to max", "test loss"]
+    heads += ["train accuracy, %", "train loss", "test accuracy, mean over epochs"]
+    heads += [] if changed else ["earlier report"]  # those were made with the defaults
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for model_type, parts in results["summary"].items():
         final, over = parts["final"], parts["mean_over_epochs"]
         accuracy = final["test_accuracy"]
@@ -139,7 +143,7 @@ def render_table(results: dict) -> str:
             _with_interval(over["test_accuracy"], 2),
             f"{REPORTED[model_type]:.2f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells[: len(heads)])} |")
     seeds = sorted({run["seed"] for run in results["runs"]})
     lines += [
         "",
@@ -147,6 +151,9 @@ def render_table(results: dict) -> str:
         f"{results['settings']['epochs']} epochs, in brackets the {results['method']}. "
         f"PyTorch {results['versions']['torch']} on {results['processor']}.",
     ]
+    if changed:
+        settings = ", ".join(f"{name} {value}" for name, value in changed.items())
+        lines[-1] += f" Settings other than the defaults: {settings}."
     if results.get("at_once") == 1:  # side by side, runs take longer
         lines[-1] += f" Seconds of a run, its tests included: {_seconds(results['runs'])}."
     if results["differences"]:

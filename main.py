@@ -349,7 +349,7 @@ def run(
 
     Returns:
         The history, one dict an epoch: epoch, train_loss, train_accuracy (percent), test_loss,
-        test_accuracy (percent), seconds.
+        test_accuracy (percent), seconds. With holdout the test columns are of the held-out images.
 
     Raises:
         UserError: for wrong settings, data that can't be read, files that can't be written.

@@ -147,8 +147,12 @@ def test_another_recipe_leaves_the_baseline_alone(workplace, cli):
     first, last = compare.markers("results_best")
     (workplace / "README.md").write_text(f"{first}\n{last}\n")
     flags = ("--recipe", "best", "--models", "CustomMLP", "--epochs", 1, "--seeds", 2)
-    code, out, err = cli(compare, *flags, "--first_seed", 7, "--batch_size", 50)
+    code, out, err = cli(compare, *flags, "--first_seed", 7, "--batch_size", 50, "--at_once", 1)
     assert code == 0, err
+    lr = main.RECIPES["best"]["lr"]
+    assert f"Settings other than the defaults: batch_size 50, lr {lr}, " in out
+    assert "Seconds of a run, its tests included: CustomMLP " in out  # one at a time
+    assert "earlier report" not in out
     found = json.loads(Path("plots/results_best.json").read_text())
     assert [run["seed"] for run in found["runs"]] == [7, 8]
     expected = main.RECIPES["best"] | {"epochs": 1, "batch_size": 50}
