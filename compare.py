@@ -279,9 +279,10 @@ def _show(bar: tqdm, jobs: list[Args], running: list[Args]) -> None:
 
 
 def train_all(jobs: list[Args], device: torch.device, at_once: int) -> list[str]:
-    """Train this process's share of the runs; returns the names of those that failed.
+    """Train this process's share of the runs, on a CPU so many at once.
 
-    On a CPU so many at once share the cores.
+    Returns:
+        The names of the runs that failed.
     """
     mine = [args for args in jobs if epochs_done(folder_of(args)) < args.epochs]
     behind = sum(epochs_done(folder_of(args)) for args in mine)
@@ -436,7 +437,8 @@ def main() -> None:
         device, _ = training.prepare(args)  # before any training, so that mistakes show at once
     rank = int(os.environ.get("RANK", "0"))  # of torchrun; the group itself is joined later
     mine = jobs[rank :: int(os.environ.get("WORLD_SIZE", "1"))]
-    failed = train_all(mine, device, flags.at_once)
+    at_once = flags.at_once if device.type == "cpu" else 1
+    failed = train_all(mine, device, at_once)
     parallel.start(timeout=timedelta(days=30))  # only now, as every run is a single process
     try:
         failed = [name for names in parallel.gather(failed) for name in names]
@@ -445,7 +447,7 @@ def main() -> None:
         runs.sort(key=lambda run: (ORDER.index(run["model_type"]), run["seed"]))
         with parallel.shared_errors():
             if rank == 0 and runs:
-                report(runs, jobs[0], flags.recipe, flags.at_once)
+                report(runs, jobs[0], flags.recipe, at_once)
     finally:
         parallel.stop()
     if failed:
