@@ -1,8 +1,12 @@
-"""Random warps: every training image a little moved, turned, stretched and bent, anew each epoch.
+"""Warped images: set upright, once and for all, or moved, turned and bent at random each epoch.
 
-Affine distortions of training digits go back to LeCun et al., 1998; elastic ones to Simard,
+Deskewing and affine distortions of digits go back to LeCun et al., 1998; elastic ones to Simard,
 Steinkraus and Platt, "Best practices for convolutional neural networks applied to visual document
 analysis", 2003. The elastic field here is coarse noise made smooth by bicubic interpolation.
+
+A warp tells for every pixel of the result where in the image to look. That place is a sum of fixed
+maps (x, y, 1 and the elastic bumps), weighted by the image's own coefficients: so the warps of a
+batch are one matrix product, and bilinear interpolation does the rest.
 """
 
 import math
@@ -12,14 +16,46 @@ import torch.nn.functional as F
 
 SIDE = 28  # pixels
 KNOTS = 4  # the elastic field is drawn on 4 x 4 points
+TINY = 1e-6  # in place of the 0 by which an image without ink would be divided
+
+
+def _affine_maps() -> torch.Tensor:
+    """Return x, y and 1 at every pixel, [3, 28, 28], as grid_sample counts: -1 to 1."""
+    centres = (torch.arange(SIDE) + 0.5) * (2 / SIDE) - 1
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    return torch.stack([x, y, torch.ones_like(x)])
+
+
+def _look(images: torch.Tensor, coefficients: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Return images [B, 1, 28, 28] warped by coefficients [B, 2, M] of maps [M, 784]."""
+    grid = (coefficients @ maps).view(-1, 2, SIDE, SIDE).permute(0, 2, 3, 1)
+    # Beyond the edge its pixels go on: in normalised images 0 is not the background.
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def deskew(images: torch.Tensor) -> torch.Tensor:
+    """Return images [N, 1, 28, 28] set upright: without slant, the ink's centre in the middle.
+
+    The slant is the slope of the line that tells, by least squares, x from y over the ink, which
+    is the amount by which a pixel exceeds the image's darkest, that is, the background.
+    """
+    maps = _affine_maps().to(images.device)
+    x, y, _ = maps
+    upright = []
+    for batch in images.split(1000):  # the grids of all at once would take much memory
+        ink = (batch - batch.amin(dim=(2, 3), keepdim=True)).squeeze(1)
+        mass = ink.sum(dim=(1, 2)).clamp(min=TINY)
+        right, down = (ink * x).sum(dim=(1, 2)) / mass, (ink * y).sum(dim=(1, 2)) / mass
+        dx, dy = x - right.view(-1, 1, 1), y - down.view(-1, 1, 1)
+        slant = (ink * dx * dy).sum(dim=(1, 2)) / (ink * dy * dy).sum(dim=(1, 2)).clamp(min=TINY)
+        one, zero = torch.ones_like(slant), torch.zeros_like(slant)
+        rows = torch.stack([one, slant, right, zero, one, down], dim=1)
+        upright.append(_look(batch, rows.view(-1, 2, 3), maps.flatten(1)))
+    return torch.cat(upright)
 
 
 class Warp:
     """Warps images, each by its own random coefficients.
-
-    A warp tells for every pixel of the result where in the image to look. That place is a sum of
-    fixed maps (x, y, 1 and the elastic bumps), weighted by the image's coefficients: so the warps
-    of a batch are one matrix product, and bilinear interpolation does the rest.
 
     Args:
         rotate: largest turn, in degrees.
@@ -41,13 +77,10 @@ class Warp:
     ) -> None:
         self.rotate, self.shift, self.stretch = math.radians(rotate), shift, stretch
         self.shear, self.elastic = shear, elastic
-        # Coordinates as grid_sample counts them: from -1 to 1, at the centres of the pixels.
-        centres = (torch.arange(SIDE) + 0.5) * (2 / SIDE) - 1
-        y, x = torch.meshgrid(centres, centres, indexing="ij")
         knots = torch.eye(KNOTS**2).view(-1, 1, KNOTS, KNOTS)
         bumps = F.interpolate(knots, (SIDE, SIDE), mode="bicubic", align_corners=True)
-        maps = torch.stack([x, y, torch.ones_like(x), *bumps.squeeze(1)])
-        self.maps = (maps if elastic else maps[:3]).flatten(1).to(device)
+        maps = torch.cat([_affine_maps(), bumps.squeeze(1)]) if elastic else _affine_maps()
+        self.maps = maps.flatten(1).to(device)
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return random coefficients, float32 [count, 2 (x, y), maps], on the CPU.
@@ -75,6 +108,4 @@ class Warp:
 
     def __call__(self, images: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """Return images [B, 1, 28, 28] warped by coefficients [B, 2, maps]; the same shape."""
-        grid = (coefficients @ self.maps).view(-1, 2, SIDE, SIDE).permute(0, 2, 3, 1)
-        # Beyond the edge its pixels go on: in normalised images 0 is not the background.
-        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return _look(images, coefficients, self.maps)

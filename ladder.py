@@ -31,6 +31,7 @@ RUNGS = {
     "random affine warps": ("rotate", "shift", "stretch", "shear"),
     "random elastic bends": ("elastic",),
     "weight decay": ("weight_decay",),
+    "deskewed images": ("deskew",),
 }
 # Each side step is the best recipe but for this.
 SIDE_STEPS = {

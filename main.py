@@ -33,7 +33,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 import parallel
-from augment import Warp
+from augment import Warp, deskew
 from dataset import MNIST, SPLITS, Batches, normalise
 from files import Parser, UserError, claim, command, new_run, write_whole
 from model import MODELS
@@ -60,6 +60,7 @@ class Args:
     schedule: str = setting("constant", "of the learning rate: constant, or onecycle up to lr")
     label_smoothing: float = setting(0.0, "share of each label spread evenly over all digits")
     weight_decay: float = setting(0.0, "pull of the weights towards 0: lr times this share a step")
+    deskew: int = setting(0, "1 sets every image upright first, those of the test too")
     rotate: float = setting(0.0, "largest random turn of a training image, in degrees")
     shift: float = setting(0.0, "largest random move, in pixels, each way")
     stretch: float = setting(0.0, "largest random change of width and of height, as a share")
@@ -75,6 +76,7 @@ RECIPES: dict[str, dict] = {
         "lr": 0.05,
         "label_smoothing": 0.05,
         "weight_decay": 0.0003,
+        "deskew": 1,
         "rotate": 7.0,
         "shift": 1.0,
         "stretch": 0.1,
@@ -213,6 +215,8 @@ def check(args: Args) -> torch.device:
         raise UserError(f"--holdout {args.holdout}: must be at least 0")
     if args.schedule not in SCHEDULES:
         raise UserError(f"--schedule {args.schedule}: unknown; known are {', '.join(SCHEDULES)}")
+    if args.deskew not in (0, 1):
+        raise UserError(f"--deskew {args.deskew}: must be 0 or 1")
     for name, limit in LIMITS.items():
         if not 0 <= getattr(args, name) < limit:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least 0 and below {limit}")
@@ -242,10 +246,14 @@ def _find_device(name: str) -> torch.device:
 
 
 @functools.cache  # many runs in one process share the data
-def load(folder: Path, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a split's images, float32 [N, 1, 28, 28] normalised, and labels, int64 [N]."""
+def load(folder: Path, device: torch.device, upright: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a split's images, float32 [N, 1, 28, 28] normalised, and labels, int64 [N].
+
+    With upright the images are deskewed.
+    """
     split = MNIST(folder)
-    return normalise(split.images).to(device), split.labels.to(device)
+    images = normalise(split.images).to(device)
+    return deskew(images) if upright else images, split.labels.to(device)
 
 
 def prepare(args: Args) -> tuple[torch.device, list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -261,7 +269,8 @@ def prepare(args: Args) -> tuple[torch.device, list[tuple[torch.Tensor, torch.Te
     """
     device = check(args)
     names = SPLITS[:1] if args.holdout else SPLITS
-    splits = [load((Path(args.data_dir) / split).resolve(), device) for split in names]
+    folders = [(Path(args.data_dir) / name).resolve() for name in names]
+    splits = [load(folder, device, args.deskew) for folder in folders]
     if args.holdout:
         images, labels = splits[0]
         size = len(labels) - args.holdout
