@@ -38,8 +38,6 @@ SIDE_STEPS = {
     "twice the lr": {"lr": 2 * BEST["lr"]},
     "half the lr": {"lr": BEST["lr"] / 2},
     "twice the label smoothing": {"label_smoothing": 2 * BEST["label_smoothing"]},
-    "twice the shift": {"shift": 2 * BEST["shift"]},
-    "batches of 32, half the lr": {"batch_size": 32, "lr": BEST["lr"] / 2},
 }
 
 
