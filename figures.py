@@ -255,14 +255,13 @@ def plot_ladder(steps: list[dict]) -> Path:
     return _save(figure, "ladder")
 
 
-def plot_warps(images: np.ndarray, warped: np.ndarray) -> Path:
-    """Draw images float [R, 28, 28], each followed in its row by its warps [R, C, 28, 28]."""
-    rows = np.concatenate([images[:, None], warped], axis=1)
-    size = rows.shape[1], rows.shape[0]
-    figure, axes = plt.subplots(size[1], size[0], figsize=size, layout="constrained")
-    for axis, image in zip(axes.flat, rows.reshape(-1, 28, 28), strict=True):
+def plot_warps(images: np.ndarray) -> Path:
+    """Draw float [R, C, 28, 28]: in each row an image, the same set upright, then its warps."""
+    rows, columns = images.shape[:2]
+    figure, axes = plt.subplots(rows, columns, figsize=(columns, rows), layout="constrained")
+    for axis, image in zip(axes.flat, images.reshape(-1, 28, 28), strict=True):
         axis.imshow(image, cmap="gray_r")
         axis.axis("off")
-    axes[0, 0].set_title("image", fontsize=10)
-    axes[0, 1].set_title("its warps", fontsize=10, loc="left")
+    for axis, title in zip(axes[0], ("image", "upright", "warps"), strict=False):
+        axis.set_title(title, fontsize=10)
     return _save(figure, "warps")

@@ -8,6 +8,7 @@ kept in runs/compare/. Writes plots/ladder.json, plots/ladder.png and the README
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 import compare
 import figures
 import main as training
+from augment import deskew
 from compare import describe
 from files import Parser, UserError, command, write_whole
 from main import RECIPES, Args
@@ -104,12 +106,14 @@ def _figures(part: dict | None, sign: str) -> str:
 
 
 def draw_warps(args: Args) -> None:
-    """Draw the first training images, and what the warps of the settings make of them."""
-    _, ((images, _), _) = training.prepare(args)
+    """Draw the first training images, and what deskewing and the settings' warps make of them."""
+    _, ((images, _), _) = training.prepare(dataclasses.replace(args, deskew=0))
     images, warp = images[:5].cpu(), training.make_warp(args, torch.device("cpu"))
-    repeated = images.repeat_interleave(9, dim=0)
+    upright = deskew(images)
+    repeated = upright.repeat_interleave(8, dim=0)
     warped = warp(repeated, warp.draw(len(repeated), torch.Generator().manual_seed(0)))
-    figures.plot_warps(images.squeeze(1).numpy(), warped.view(5, 9, 28, 28).numpy())
+    rows = torch.cat([images, upright, warped.view(5, 8, 28, 28)], dim=1)
+    figures.plot_warps(rows.numpy())
 
 
 def parse_flags() -> argparse.Namespace:

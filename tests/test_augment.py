@@ -1,9 +1,10 @@
-"""augment.py: where the warps look, how far they go, and the batches that are warped."""
+"""augment.py: images set upright, where random warps look and how far, and warped batches."""
 
 import pytest
 import torch
 
-from augment import KNOTS, Warp
+import main
+from augment import KNOTS, Warp, deskew
 from dataset import MNIST, Batches, normalise
 
 CPU = torch.device("cpu")
@@ -113,3 +114,46 @@ def test_processes_share_out_the_same_warps(digits):
     for (whole, *_), ((even, *_), (odd, *_)) in zip(epoch(), shares, strict=True):
         assert torch.allclose(whole[0::2], even, atol=1e-5)
         assert torch.allclose(whole[1::2], odd, atol=1e-5)
+
+
+def moments(images):
+    """The ink's centre (right, down, in pixels) and its slant, of images [N, 1, 28, 28]."""
+    ink = (images - images.amin(dim=(1, 2, 3), keepdim=True)).squeeze(1).double()
+    ink /= ink.sum(dim=(1, 2), keepdim=True)
+    place = torch.arange(28) - 13.5
+    right, down = (ink.sum(dim=1) * place).sum(1), (ink.sum(dim=2) * place).sum(1)
+    dx, dy = place - right.view(-1, 1, 1), (place - down.view(-1, 1)).unsqueeze(2)
+    return right, down, (ink * dx * dy).sum(dim=(1, 2)) / (ink * dy * dy).sum(dim=(1, 2))
+
+
+def test_deskewed_digits_are_upright_and_in_the_middle(digits):
+    right, down, slant = moments(digits[0])
+    assert slant.abs().mean() > 0.2
+    right, down, slant = moments(deskew(digits[0]))
+    assert slant.abs().mean() < 0.01 and slant.abs().max() < 0.2
+    for offset in (right, down):  # a few lose ink over the edge
+        assert offset.abs().mean() < 0.01 and offset.abs().max() < 1
+
+
+def test_deskewing_undoes_a_slant_and_nothing_else(digits):
+    images = digits[0][:200]
+    slanted = warp()(images, coefficients([1.0, 0.2, 0.0], [0.0, 1.0, 0.0]).expand(200, -1, -1))
+    apart = (images - slanted).square().mean()
+    assert (deskew(images) - deskew(slanted)).square().mean() < 0.05 * apart
+    # Heights are left alone: every row keeps its ink.
+    rows = (images - images.min()).sum(dim=3)
+    shifted = (deskew(images) - images.min()).sum(dim=3)
+    assert torch.allclose(rows.sum(dim=2), shifted.sum(dim=2), rtol=0.02)
+
+
+def test_an_image_without_ink_stays_as_it_is():
+    blank = torch.full((2, 1, 28, 28), -0.4242)
+    assert torch.allclose(deskew(blank), blank)
+
+
+def test_the_deskew_setting_is_for_both_splits(workplace):
+    plain = main.prepare(main.Args(device="cpu"))[1]
+    upright = main.prepare(main.Args(device="cpu", deskew=1))[1]
+    for (images, labels), (deskewed, same_labels) in zip(plain, upright, strict=True):
+        assert torch.equal(deskewed, deskew(images)) and torch.equal(labels, same_labels)
+        assert not torch.equal(deskewed, images)

@@ -56,6 +56,7 @@ def test_fast_recipe_brings_its_network(workplace, cli):
     (("--label_smoothing", 1), "--label_smoothing 1"),
     (("--label_smoothing", -0.1), "--label_smoothing -0.1"),
     (("--rotate", "nan"), "--rotate nan"),
+    (("--deskew", 2), "--deskew 2"),
     (("--shift", 28), "--shift 28"),
     (("--stretch", 1), "--stretch 1"),
     (("--elastic", -1), "--elastic -1"),
