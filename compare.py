@@ -374,8 +374,9 @@ def draw(
 
     pixels = images.cpu().squeeze(1).numpy()
     truth = labels.cpu().numpy()
-    figures.plot_comparison(results["runs"], "accuracy", suffix)
-    figures.plot_comparison(results["runs"], "loss", suffix)
+    if results["settings"]["epochs"] > 1:  # a curve of one point is none
+        figures.plot_comparison(results["runs"], "accuracy", suffix)
+        figures.plot_comparison(results["runs"], "loss", suffix)
     figures.plot_finals(results["runs"], results["summary"], suffix)
     for model_type in results["summary"]:
         own = [run for run in runs if run["model_type"] == model_type]

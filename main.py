@@ -85,11 +85,11 @@ RECIPES: dict[str, dict] = {
     },
     "fast": {
         "model_type": "LeNet5_regularization",
-        "epochs": 2,
-        "batch_size": 128,
+        "epochs": 1,
         "schedule": "onecycle",
-        "lr": 0.2,
+        "lr": 0.1,
         "label_smoothing": 0.05,
+        "deskew": 1,
     },
 }
 
