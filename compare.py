@@ -266,8 +266,8 @@ def _tell(bar: tqdm, args: Args, error: str) -> None:
         bar.write(f"{folder_of(args).name}: {error}", file=sys.stderr)
     else:
         row = training.load_checkpoint(folder_of(args))[1]["history"][-1]
-        tested = training.TESTED[args.holdout > 0].lower()
-        bar.write(f"{folder_of(args).name}: {tested} accuracy {row['test_accuracy']:.2f}")
+        accuracy = f"{training.tested(args)} accuracy {row['test_accuracy']:.2f}"
+        bar.write(f"{folder_of(args).name}: {accuracy}")
 
 
 def _show(bar: tqdm, jobs: list[Args], running: list[Args]) -> None:

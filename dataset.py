@@ -423,9 +423,8 @@ class Batches:
         batches = order.to(device).split(self.batch_size)
         warps = repeat(None)
         if self.warp:
-            # For the whole epoch at once: the same warps however many processes share them out.
-            drawn = self.warp.draw(len(order), self.generator)
-            warps = drawn.to(device).split(self.batch_size)
+            # Of the whole epoch, so that they are the same however many processes share them out.
+            warps = self.warp.draw(len(order), self.generator).to(device).split(self.batch_size)
         for batch, coefficients in zip(batches, warps, strict=False):
             mine = batch[self.share]
             images = self.images[mine]

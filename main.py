@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 import parallel
@@ -98,17 +98,10 @@ RUNS = Path("runs")
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 CHECKPOINT_ERRORS = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)  # a damaged file
 CHECKPOINT_ERRORS += (LookupError, TypeError, ValueError)  # another version's content
-TESTED = {False: "Test", True: "Held-out"}  # images, with or without holdout
 SCHEDULES = ("constant", "onecycle")
-LIMITS = {
-    "momentum": 1,
-    "label_smoothing": 1,
-    "weight_decay": 1,
-    "rotate": 180,
-    "shift": 28,
-    "stretch": 1,
-}
-LIMITS |= {"shear": 10, "elastic": 28}  # from 0 to below
+# Settings that lie from 0 to below a limit.
+LIMITS = {"momentum": 1, "label_smoothing": 1, "weight_decay": 1, "stretch": 1}
+LIMITS |= {"rotate": 180, "shift": 28, "shear": 10, "elastic": 28}
 EVALUATION_BATCH = 1000  # images; without gradients larger batches are faster
 
 
@@ -125,7 +118,7 @@ def train(
     model: nn.Module,
     batches: Batches,
     optimizer: torch.optim.Optimizer,
-    scheduler: OneCycleLR | None = None,
+    scheduler: LRScheduler | None = None,
     label_smoothing: float = 0.0,
     show_bar: bool = False,
 ) -> tuple[float, float]:
@@ -408,15 +401,20 @@ def run(
         if on_epoch:
             on_epoch(history[-1])
         elif parallel.rank() == 0:
-            _print_epoch(history[-1], TESTED[args.holdout > 0])
+            _print_epoch(history[-1], tested(args).capitalize())
     return history
 
 
-def _print_epoch(row: dict, tested: str) -> None:
+def tested(args: Args) -> str:
+    """Return which images the test columns are of: test, or held-out."""
+    return "held-out" if args.holdout else "test"
+
+
+def _print_epoch(row: dict, split: str) -> None:
     print(
         f"Epoch: {row['epoch']}, "
         f"Train Loss: {row['train_loss']:.4f}, Train Accuracy: {row['train_accuracy']:.2f}, "
-        f"{tested} Loss: {row['test_loss']:.4f}, {tested} Accuracy: {row['test_accuracy']:.2f}, "
+        f"{split} Loss: {row['test_loss']:.4f}, {split} Accuracy: {row['test_accuracy']:.2f}, "
         f"Seconds: {row['seconds']:.2f}",
         flush=True,
     )
@@ -569,7 +567,7 @@ def main() -> None:
             if parallel.rank() == 0:
                 from figures import plot_run
 
-                for path in plot_run(args.model_type, history, TESTED[args.holdout > 0].lower()):
+                for path in plot_run(args.model_type, history, tested(args)):
                     print(path)
                 print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
     except KeyboardInterrupt:
