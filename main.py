@@ -73,7 +73,7 @@ RECIPES: dict[str, dict] = {
     "baseline": {},
     "best": {
         "schedule": "onecycle",
-        "lr": 0.05,
+        "lr": 0.1,
         "label_smoothing": 0.05,
         "weight_decay": 0.0003,
         "deskew": 1,
