@@ -145,10 +145,11 @@ def render_table(results: dict) -> str:
         ]
         lines.append(f"| {' | '.join(cells[: len(heads)])} |")
     seeds = sorted({run["seed"] for run in results["runs"]})
+    epochs = results["settings"]["epochs"]
     lines += [
         "",
         f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}) after "
-        f"{results['settings']['epochs']} epochs, in brackets the {results['method']}. "
+        f"{epochs} epoch{'' if epochs == 1 else 's'}, in brackets the {results['method']}. "
         f"PyTorch {results['versions']['torch']} on {results['processor']}.",
     ]
     if changed:
