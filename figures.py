@@ -230,7 +230,7 @@ def plot_ladder(steps: list[dict]) -> Path:
     """
     models = _models_of(steps)
     figure, axes = plt.subplots(
-        1, len(models), figsize=(11, 4), sharey=True, squeeze=False, layout="constrained"
+        1, len(models), figsize=(11, 5), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, model_type in zip(axes[0], models, strict=True):
         own = [step for step in steps if step["model_type"] == model_type and not step["side_step"]]
@@ -243,15 +243,17 @@ def plot_ladder(steps: list[dict]) -> Path:
             low, high = step["accuracy"]["interval"] or (means[row], means[row])
             axis.hlines(row, low, high, color=colour, lw=3)
             axis.annotate(
-                f"{means[row]:.2f}", (means[row], row), xytext=(0, -15),
-                textcoords="offset points", ha="center", fontsize=9,
+                f"{means[row]:.2f}", (high, row), xytext=(6, 0),
+                textcoords="offset points", va="center", fontsize=9,
             )  # fmt: skip
         axis.set_yticks(range(len(own)), [step["step"] for step in own])
         axis.set(ylim=(-0.6, len(own) - 0.5), xlabel="Accuracy on held-out images (%)")
         axis.set_title(TITLES[model_type])
-        axis.margins(x=0.12)
+        axis.margins(x=0.15)
         axis.grid(axis="x", alpha=0.3)
-    figure.suptitle("Each rung adds to the one below; dots are runs, bars 95 % intervals")
+    figure.suptitle(
+        "Each rung adds to the one below; dots are runs, bars the means' 95 % intervals"
+    )
     return _save(figure, "ladder")
 
 
