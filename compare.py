@@ -110,9 +110,8 @@ def verdict(pair: dict) -> str:
     better, than = (names.get(pair[key], pair[key]) for key in ("better", "than"))
     if pair["interval"] is None:
         return f"{better} and {than}: one run each tells nothing"
-    low, high = pair["interval"]
-    figures = f"{pair['mean']:.2f} [{low:.2f}, {high:.2f}] points"
-    if low > 0:
+    figures = f"{with_interval(pair, 2)} points"
+    if pair["interval"][0] > 0:
         return f"{better} is better than {than} by {figures}"
     return f"{better} and {than} are not told apart by {pair['n']} runs: {figures}"
 
@@ -135,12 +134,12 @@ def render_table(results: dict) -> str:
         cells = [
             model_type,
             f"{parameters:,}",
-            _with_interval(accuracy, 2),
+            with_interval(accuracy, 2),
             f"{accuracy['min']:.2f} to {accuracy['max']:.2f}",
-            _with_interval(final["test_loss"], 4),
-            _with_interval(final["train_accuracy"], 2),
-            _with_interval(final["train_loss"], 4),
-            _with_interval(over["test_accuracy"], 2),
+            with_interval(final["test_loss"], 4),
+            with_interval(final["train_accuracy"], 2),
+            with_interval(final["train_loss"], 4),
+            with_interval(over["test_accuracy"], 2),
             f"{REPORTED[model_type]:.2f}",
         ]
         lines.append(f"| {' | '.join(cells[: len(heads)])} |")
@@ -173,10 +172,11 @@ def _seconds(runs: list[dict]) -> str:
     )
 
 
-def _with_interval(part: dict, digits: int) -> str:
-    text = f"{part['mean']:.{digits}f}"
+def with_interval(part: dict, digits: int, sign: str = "") -> str:
+    """Return a mean and, if there is one, its interval; with sign "+" gains show theirs."""
+    text = f"{part['mean']:{sign}.{digits}f}"
     if part["interval"]:
-        text += " [{:.{d}f}, {:.{d}f}]".format(*part["interval"], d=digits)
+        text += " [{:{sign}.{d}f}, {:{sign}.{d}f}]".format(*part["interval"], sign=sign, d=digits)
     return text
 
 
@@ -219,9 +219,14 @@ def cores() -> int:
     return max(there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
+def threads_each(at_once: int) -> int:
+    """Return how many threads a run has when so many share the cores."""
+    return max(cores() // at_once, 1)
+
+
 def train_side_by_side(jobs: list[Args], at_once: int, bar: tqdm) -> list[str]:
     """Train runs, each in a process of its own; returns the names that failed."""
-    threads = max(cores() // at_once, 1)
+    threads = threads_each(at_once)
     context = multiprocessing.get_context("spawn")
     waiting, running, failed = list(jobs), {}, []
     try:
@@ -327,7 +332,7 @@ def processor(at_once: int) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    threads = max(cores() // at_once, 1)
+    threads = threads_each(at_once)
     plural = f"{threads} threads" if threads > 1 else "one thread"
     return f"{names[0] if names else platform.processor() or platform.machine()}, {plural} a run"
 
@@ -367,6 +372,13 @@ def write_readme(table: str, name: str) -> None:
         write_whole(path, text.encode())
 
 
+def publish(results: dict, table: str, name: str) -> None:
+    """Write plots/{name}.json and the README's table of that name."""
+    content = json.dumps(results, indent=1) + "\n"
+    write_whole(Path(f"plots/{name}.json"), content.encode())
+    write_readme(table, name)
+
+
 def draw(
     runs: list[dict], results: dict, images: torch.Tensor, labels: torch.Tensor, suffix: str
 ) -> None:
@@ -397,10 +409,8 @@ def report(runs: list[dict], args: Args, recipe: str, at_once: int) -> None:
     """Write results.json, the README's table and the plots, and print the table."""
     suffix = "" if recipe == "baseline" else f"_{recipe}"
     results = build_results(runs, args, at_once)
-    content = json.dumps(results, indent=1) + "\n"
-    write_whole(Path(f"plots/results{suffix}.json"), content.encode())
     table = render_table(results)
-    write_readme(table, f"results{suffix}")
+    publish(results, table, f"results{suffix}")
     _, (_, (images, labels)) = training.prepare(args)
     draw(runs, results, images, labels, suffix)
     print(table)

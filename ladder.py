@@ -9,18 +9,15 @@ kept in runs/compare/. Writes plots/ladder.json, plots/ladder.png and the README
 
 import argparse
 import dataclasses
-import json
 import platform
-from pathlib import Path
 
 import torch
 
 import compare
-import figures
 import main as training
 from augment import deskew
-from compare import describe
-from files import Parser, UserError, command, write_whole
+from compare import describe, with_interval
+from files import Parser, UserError, command
 from main import RECIPES, Args
 
 BEST = RECIPES["best"]
@@ -89,7 +86,8 @@ def render(ladder: dict) -> str:
             cells = [name]
             for model_type in models:
                 step = found[model_type, name]
-                cells += [_figures(step["accuracy"], ""), _figures(step.get("gain"), "+")]
+                gain = with_interval(step["gain"], 2, "+") if "gain" in step else ""
+                cells += [with_interval(step["accuracy"], 2), gain]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     lines.append(
@@ -101,24 +99,17 @@ def render(ladder: dict) -> str:
     return "\n".join(lines)
 
 
-def _figures(part: dict | None, sign: str) -> str:
-    if part is None:
-        return ""
-    text = f"{part['mean']:{sign}.2f}"
-    if part["interval"]:
-        text += " [{:{sign}.2f}, {:{sign}.2f}]".format(*part["interval"], sign=sign)
-    return text
-
-
 def draw_warps(args: Args) -> None:
     """Draw the first training images, and what deskewing and the settings' warps make of them."""
+    from figures import plot_warps
+
     _, ((images, _), _) = training.prepare(dataclasses.replace(args, deskew=0))
     images, warp = images[:5].cpu(), training.make_warp(args, torch.device("cpu"))
     upright = deskew(images)
     repeated = upright.repeat_interleave(8, dim=0)
     warped = warp(repeated, warp.draw(len(repeated), torch.Generator().manual_seed(0)))
     rows = torch.cat([images, upright, warped.view(5, 8, 28, 28)], dim=1)
-    figures.plot_warps(rows.numpy())
+    plot_warps(rows.numpy())
 
 
 def parse_flags() -> argparse.Namespace:
@@ -141,6 +132,8 @@ def parse_flags() -> argparse.Namespace:
 
 def main() -> None:
     """Train what is missing, then tell the ladder."""
+    from figures import plot_ladder  # here, as the processes of the runs don't need it
+
     flags = parse_flags()
     models = tuple(dict.fromkeys(flags.models))
     shared = {"epochs": flags.epochs, "holdout": flags.holdout, "data_dir": flags.data_dir}
@@ -172,11 +165,9 @@ def main() -> None:
         **{"versions": versions, "processor": compare.processor(at_once), "method": compare.METHOD},
         "steps": measured,
     }
-    content = json.dumps(ladder, indent=1) + "\n"
-    write_whole(Path("plots/ladder.json"), content.encode())
     table = render(ladder)
-    compare.write_readme(table, "ladder")
-    figures.plot_ladder(measured)
+    compare.publish(ladder, table, "ladder")
+    plot_ladder(measured)
     draw_warps(Args(**shared, **BEST))
     print(table)
 
