@@ -3,465 +3,306 @@
     python compare.py                                       3 networks, 10 seeds, 20 epochs
     python compare.py --seeds 3 --epochs 5 --models LeNet5 CustomMLP
     python compare.py --recipe best --first_seed 10         another recipe, with seeds 10 to 19
-    torchrun --standalone --nproc-per-node 2 compare.py     the runs shared out over processes
+    python compare.py --publish                             also renew what the README shows
 
 On a CPU as many runs go side by side as there are cores, on a GPU one after the other. Finished
-runs are kept in runs/compare/: started again, it goes on with what is missing. Writes the table
-into README.md, and plots/results.json, from which every number of it can be computed again; for
-another recipe plots/results_RECIPE.json, and every picture's name ends in _RECIPE too.
+runs are kept in runs/compare/: started again, it trains only what is missing. The tables go to the
+terminal, results and plots to the runs' folder; with --publish, which takes full comparisons on the
+shipped data only, they go to plots/results/ and the tables into the READMEs too.
 """
 
 import argparse
 import dataclasses
-import hashlib
 import json
-import multiprocessing
 import os
 import platform
-import sys
-from datetime import timedelta
-from itertools import combinations
-from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-import main as training
-import parallel
-from files import Parser, UserError, claim, command, write_whole
-from main import COLUMNS, Args
-from model import MODELS
+from dataset import Split, describe_data, digest, prepare
+from main import EVALUATION_BATCH, RECIPES, Args, load_data, run
+from model import MODELS, TITLES, count_parameters
+from utils import plots
+from utils.checkpoint import RUNS, load_checkpoint
+from utils.files import PLOTS, UserError, run_command, with_table, write_all
+from utils.runs import cores, group_folder, run_folder, runs_at_once, train_all
+from utils.settings import Parser, add_settings, given_settings, processor_name, select_device
+from utils.stats import METHOD, differences, format_interval, format_mean, summarise
 
-RESAMPLES = 10_000
-METHOD = (
-    f"95 % percentile bootstrap of the mean, {RESAMPLES:,} resamples of the runs, "
-    "widened by sqrt(n / (n - 1)) for few runs"
-)
-REPORTED = {"CustomMLP": 97.14, "LeNet5": 98.77, "LeNet5_regularization": 98.86}  # one run each
-ORDER = ("CustomMLP", "LeNet5", "LeNet5_regularization")
-MEASURES = ("test_accuracy", "test_loss", "train_accuracy", "train_loss")
+RESULTS = PLOTS / "results"
+# Single runs reported elsewhere for these networks and the default settings, in percent.
+REPORTED = {"CustomMLP": 97.14, "LeNet5": 98.77, "LeNet5_regularization": 98.86}
 
 
-# --- Statistics -------------------------------------------------------------------------------
+# --- Tables -----------------------------------------------------------------------------------
 
 
-def interval(values: list[float]) -> list[float] | None:
-    """Return [low, high], the 95 % interval of the mean of n values; None for fewer than two.
-
-    The percentile bootstrap (Efron, 1979). Resampling n values underestimates the variance of
-    their mean by (n - 1) / n, so the interval is widened about the mean (Hesterberg, 2015).
-    """
-    n = len(values)
-    if n < 2:
-        return None
-    sample = np.asarray(values)
-    picks = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    deviations = sample[picks].mean(axis=1) - sample.mean()
-    low, high = np.percentile(deviations, [2.5, 97.5]) * np.sqrt(n / (n - 1))
-    return [float(sample.mean() + low), float(sample.mean() + high)]
-
-
-def describe(values: list[float]) -> dict:
-    """Return n, mean, its 95 % interval, min and max of values."""
-    mean = float(np.mean(values))
-    return {"n": len(values), "mean": mean, "interval": interval(values),
-            "min": min(values), "max": max(values)}  # fmt: skip
-
-
-def summarise(runs: list[dict]) -> dict:
-    """Return for each model its finals and its means over the epochs, from the runs' curves."""
-    summary = {}
-    for model_type in ORDER:
-        curves = [run["curves"] for run in runs if run["model_type"] == model_type]
-        if curves:
-            final = {m: describe([curve[m][-1] for curve in curves]) for m in MEASURES}
-            over = {m: describe([float(np.mean(c[m])) for c in curves]) for m in MEASURES}
-            summary[model_type] = {"final": final, "mean_over_epochs": over}
-    return summary
-
-
-def pair_up(runs: list[dict]) -> list[dict]:
-    """Return the differences of final test accuracy between models, paired by seed."""
-    finals = {
-        model_type: {
-            run["seed"]: run["curves"]["test_accuracy"][-1]
-            for run in runs
-            if run["model_type"] == model_type
-        }
-        for model_type in ORDER
-    }
-    pairs = []
-    for one, other in combinations(ORDER, 2):
-        seeds = sorted(finals[one].keys() & finals[other].keys())
-        if seeds:
-            differences = [finals[other][seed] - finals[one][seed] for seed in seeds]
-            pairs.append({"better": other, "than": one, **describe(differences)})
-            if pairs[-1]["mean"] < 0:
-                differences = [-difference for difference in differences]
-                pairs[-1] = {"better": one, "than": other, **describe(differences)}
-    return pairs
-
-
-def verdict(pair: dict) -> str:
-    """Return what a difference says: the interval leaves out 0, or the runs don't tell."""
-    names = {"LeNet5": "LeNet-5", "LeNet5_regularization": "LeNet-5 with regularization"}
-    better, than = (names.get(pair[key], pair[key]) for key in ("better", "than"))
-    if pair["interval"] is None:
+def verdict(pair: dict[str, Any]) -> str:
+    """Return what a difference says: it needs both intervals to exclude 0."""
+    better, than = TITLES[pair["better"]], TITLES[pair["than"]]
+    over_runs, over_images = pair["interval"], pair["interval_over_images"]
+    if over_runs is None:
         return f"{better} and {than}: one run each tells nothing"
-    figures = f"{with_interval(pair, 2)} points"
-    if pair["interval"][0] > 0:
+    figures = (
+        f"{pair['mean']:.2f} points, {format_interval(over_runs, 2)} over {pair['n']} runs, "
+        f"{format_interval(over_images, 2)} over the test images"
+    )
+    open_questions = {"other runs": over_runs[0] <= 0, "other test images": over_images[0] <= 0}
+    if not any(open_questions.values()):
         return f"{better} is better than {than} by {figures}"
-    return f"{better} and {than} are not told apart by {pair['n']} runs: {figures}"
+    others = " and ".join(what for what, is_open in open_questions.items() if is_open)
+    return f"{better} and {than} can't be told apart, {others} could turn it round: {figures}"
 
 
-def render_table(results: dict) -> str:
-    """Return the results as Markdown, for the terminal and the README."""
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def short_table(results: dict[str, Any]) -> str:
+    """Return the README's table: accuracy and its two intervals, then what the differences say."""
+    rows = []
+    for model_type, network in results["networks"].items():
+        accuracy = network["test_accuracy"]
+        row = [TITLES[model_type], f"{count_parameters(model_type):,}", f"{accuracy['mean']:.2f}"]
+        row.append(format_interval(accuracy["interval"], 2))
+        rows.append([*row, format_interval(network["interval_over_images"], 2)])
+    heads = ["network", "parameters", "test accuracy, %", "over the runs", "over the test images"]
+    return "\n".join([markdown(heads, rows), "", *(f"- {verdict(p)}" for p in results["pairs"])])
+
+
+def full_table(results: dict[str, Any]) -> str:
+    """Return everything that is known of the runs, as Markdown."""
     changed = {
         name: value
         for name, value in results["settings"].items()
-        if name not in ("epochs", "device") and value != getattr(Args, name)
+        if name not in ("epochs", "device", "threads") and value != getattr(Args, name)
     }
-    heads = ["network", "parameters", "test accuracy, %", "min to max", "test loss"]
-    heads += ["train accuracy, %", "train loss", "test accuracy, mean over epochs"]
-    heads += [] if changed else ["earlier report"]  # those were made with the defaults
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for model_type, parts in results["summary"].items():
-        final, over = parts["final"], parts["mean_over_epochs"]
-        accuracy = final["test_accuracy"]
-        parameters = sum(weight.numel() for weight in MODELS[model_type]().parameters())
-        cells = [
-            model_type,
-            f"{parameters:,}",
-            with_interval(accuracy, 2),
-            f"{accuracy['min']:.2f} to {accuracy['max']:.2f}",
-            with_interval(final["test_loss"], 4),
-            with_interval(final["train_accuracy"], 2),
-            with_interval(final["train_loss"], 4),
-            with_interval(over["test_accuracy"], 2),
-            f"{REPORTED[model_type]:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells[: len(heads)])} |")
-    seeds = sorted({run["seed"] for run in results["runs"]})
-    epochs = results["settings"]["epochs"]
-    lines += [
-        "",
-        f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}) after "
-        f"{epochs} epoch{'' if epochs == 1 else 's'}, in brackets the {results['method']}. "
-        f"PyTorch {results['versions']['torch']} on {results['processor']}.",
-    ]
-    if changed:
-        settings = ", ".join(f"{name} {value}" for name, value in changed.items())
-        lines[-1] += f" Settings other than the defaults: {settings}."
-    if results.get("at_once") == 1:  # side by side, runs take longer
-        lines[-1] += f" Seconds of a run, its tests included: {_seconds(results['runs'])}."
-    if results["differences"]:
-        lines += ["", "Differences in test accuracy, paired by seed:", ""]
-        lines += [f"- {verdict(pair)}" for pair in results["differences"]]
-    return "\n".join(lines)
-
-
-def _seconds(runs: list[dict]) -> str:
-    totals: dict[str, list[float]] = {}
-    for run in runs:
-        totals.setdefault(run["model_type"], []).append(sum(run["curves"]["seconds"]))
-    return "; ".join(
-        f"{name} {np.median(values):.1f} (median; {min(values):.1f} to {max(values):.1f})"
-        for name, values in totals.items()
+    heads = ["network", "test accuracy, %", "min to max", "test loss", "train accuracy, %"]
+    heads += ["train loss", "test accuracy, mean over epochs", "seconds per run"]
+    heads += [] if changed else ["reported, %"]  # with the default settings
+    rows = []
+    for model_type, network in results["networks"].items():
+        accuracy = network["test_accuracy"]
+        row = [model_type, format_mean(accuracy, 2)]
+        row += [f"{accuracy['min']:.2f} to {accuracy['max']:.2f}"]
+        row += [format_mean(network["test_loss"], 4), format_mean(network["train_accuracy"], 2)]
+        row += [format_mean(network["train_loss"], 4), format_mean(network["mean_over_epochs"], 2)]
+        row += [seconds(results["runs"], model_type)]
+        row += [f"{REPORTED[model_type]:.2f}" if model_type in REPORTED else ""]
+        rows.append(row[: len(heads)])
+    seeds = sorted({one["seed"] for one in results["runs"]})
+    settings = ", ".join(f"{name} {value}" for name, value in changed.items()) or "the defaults"
+    notes = (
+        f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}), epochs: "
+        f"{results['settings']['epochs']}, in brackets the {results['method']} over the runs. "
+        f"Settings: {settings}. Data: {results['data']}. PyTorch {results['versions']['torch']} "
+        f"on {results['processor']}. Seconds: median of whole runs, from the loaded images to the "
+        "last test, and how many ran side by side."
     )
+    return f"{markdown(heads, rows)}\n\n{notes}"
 
 
-def with_interval(part: dict, digits: int, sign: str = "") -> str:
-    """Return a mean and, if there is one, its interval; with sign "+" gains show theirs."""
-    text = f"{part['mean']:{sign}.{digits}f}"
-    if part["interval"]:
-        text += " [{:{sign}.{d}f}, {:{sign}.{d}f}]".format(*part["interval"], sign=sign, d=digits)
-    return text
-
-
-# --- Many runs --------------------------------------------------------------------------------
-
-
-def folder_of(args: Args) -> Path:
-    """Return the folder of a run: runs with other settings or PyTorch have other folders."""
-    rest = dataclasses.asdict(args) | {"model_type": "", "seed": 0, "torch": torch.__version__}
-    key = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
-    return training.RUNS / "compare" / key / f"{args.model_type}-seed{args.seed}"
-
-
-def epochs_done(folder: Path) -> int:
-    """Return how many epochs a run has behind it."""
-    metrics = folder / "metrics.csv"
-    return max(len(metrics.read_text().splitlines()) - 1, 0) if metrics.exists() else 0
-
-
-def train_one(args: Args, threads: int | None = None) -> None:
-    """Train one run to its end, from where it stands; in a process of its own if on a CPU."""
-    if threads:
-        torch.set_num_threads(threads)
-    folder = folder_of(args)
-    # Waits for a process that outlived a killed compare.py; held as long as the name is there.
-    _lock = claim(folder, timeout=-1)
-    there = (folder / "checkpoint.pt").exists()
-    checkpoint = training.load_checkpoint(folder)[1] if there else None
-    training.run(args, folder, checkpoint, on_epoch=lambda row: None)
-
-
-def _child(args: Args, threads: int) -> None:
-    os.environ.pop("RANK", None)  # it is a run of its own, and may print its error
-    command(lambda: train_one(args, threads))
-
-
-def cores() -> int:
-    """Return how many cores there are for each of torchrun's processes on this machine."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
-
-
-def threads_each(at_once: int) -> int:
-    """Return how many threads a run has when so many share the cores."""
-    return max(cores() // at_once, 1)
-
-
-def train_side_by_side(jobs: list[Args], at_once: int, bar: tqdm) -> list[str]:
-    """Train runs, each in a process of its own; returns the names that failed."""
-    threads = threads_each(at_once)
-    context = multiprocessing.get_context("spawn")
-    waiting, running, failed = list(jobs), {}, []
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                args = waiting.pop(0)
-                process = context.Process(target=_child, args=(args, threads), daemon=True)
-                process.start()
-                running[process.sentinel] = (process, args)
-            ended = wait(list(running), timeout=1)
-            for sentinel in ended:
-                process, args = running.pop(sentinel)
-                process.join()
-                error = f"failed, exit code {process.exitcode}" if process.exitcode else ""
-                if error:
-                    failed.append(folder_of(args).name)
-                _tell(bar, args, error)
-            _show(bar, jobs, [args for _, args in running.values()])
-    finally:
-        for process, _ in running.values():
-            process.terminate()
-            process.join()
-    return failed
-
-
-def train_in_turn(jobs: list[Args], bar: tqdm) -> list[str]:
-    """Train runs one after the other in this process, for a GPU; returns the names that failed."""
-    failed = []
-    for args in jobs:
-        _show(bar, jobs, [args])
-        error = ""
-        try:
-            train_one(args)
-        except UserError as caught:
-            error = str(caught)
-            failed.append(folder_of(args).name)
-        _tell(bar, args, error)
-    return failed
-
-
-def _tell(bar: tqdm, args: Args, error: str) -> None:
-    if error:
-        bar.write(f"{folder_of(args).name}: {error}", file=sys.stderr)
-    else:
-        row = training.load_checkpoint(folder_of(args))[1]["history"][-1]
-        accuracy = f"{training.tested(args)} accuracy {row['test_accuracy']:.2f}"
-        bar.write(f"{folder_of(args).name}: {accuracy}")
-
-
-def _show(bar: tqdm, jobs: list[Args], running: list[Args]) -> None:
-    done = [epochs_done(folder_of(args)) for args in jobs]
-    finished = sum(epochs == args.epochs for epochs, args in zip(done, jobs, strict=True))
-    names = ", ".join(folder_of(args).name for args in running)
-    bar.set_description(f"{finished} of {len(jobs)} runs done, running: {names or 'none'}")
-    bar.update(sum(done) - bar.n)
-
-
-def train_all(jobs: list[Args], device: torch.device, at_once: int) -> list[str]:
-    """Train this process's share of the runs, on a CPU so many at once.
-
-    Returns:
-        The names of the runs that failed.
-    """
-    mine = [args for args in jobs if epochs_done(folder_of(args)) < args.epochs]
-    behind = sum(epochs_done(folder_of(args)) for args in mine)
-    total = sum(args.epochs for args in mine)
-    print(
-        f"{len(jobs) - len(mine)} of {len(jobs)} runs are there, {len(mine)} to train", flush=True
-    )
-    with tqdm(total=total, initial=behind, unit=" epochs", disable=None) as bar:
-        if device.type != "cpu":
-            return train_in_turn(mine, bar)
-        return train_side_by_side(mine, at_once, bar)
-
-
-def collect(args: Args) -> dict | None:
-    """Return a finished run: model_type, seed, curves and weights; None where it failed."""
-    folder = folder_of(args)
-    if epochs_done(folder) < args.epochs:
-        return None
-    checkpoint = training.load_checkpoint(folder)[1]
-    curves = {column: [row[column] for row in checkpoint["history"]] for column in COLUMNS}
-    run = {"model_type": args.model_type, "seed": args.seed, "curves": curves}
-    return run | {"weights": checkpoint["model"]}
+def seconds(runs: list[dict[str, Any]], model_type: str) -> str:
+    """Return a network's median seconds per run, for each number of runs side by side."""
+    totals: dict[int, list[float]] = {}
+    for one in runs:
+        if one["model_type"] == model_type:
+            totals.setdefault(one["at_once"], []).append(sum(one["curves"]["seconds"]))
+    return "; ".join(f"{np.median(times):.1f} ({count})" for count, times in sorted(totals.items()))
 
 
 # --- Results ----------------------------------------------------------------------------------
 
 
+def collect(args: Args, folder: Path) -> dict[str, Any]:
+    """Return a finished run: model_type, seed, at_once, curves and weights."""
+    checkpoint = load_checkpoint(folder)
+    history = checkpoint["history"]
+    return {
+        **{"model_type": args.model_type, "seed": args.seed, "at_once": runs_at_once(folder)},
+        "curves": {column: [row[column] for row in history] for column in history[0]},
+        "weights": checkpoint["model"],
+    }
+
+
 @torch.inference_mode()
-def probabilities(run: dict, images: torch.Tensor) -> np.ndarray:
+def probabilities(one: dict[str, Any], images: torch.Tensor) -> np.ndarray:
     """Return a run's class probabilities, float32 [N, 10], for images [N, 1, 28, 28]."""
-    model = MODELS[run["model_type"]]().to(images.device).eval()
-    model.load_state_dict(run["weights"])
-    logits = [model(batch) for batch in images.split(training.EVALUATION_BATCH)]
+    model = MODELS[one["model_type"]]().to(images.device).eval()
+    model.load_state_dict(one["weights"])
+    logits = [model(batch) for batch in images.split(EVALUATION_BATCH)]
     return torch.cat(logits).softmax(dim=1).cpu().numpy()
 
 
-def processor(at_once: int) -> str:
-    """Return the name of this machine's processor, and how runs use it, so many at once."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    threads = threads_each(at_once)
-    plural = f"{threads} threads" if threads > 1 else "one thread"
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {plural} a run"
+def build_results(
+    runs: list[dict[str, Any]], shares: list[np.ndarray], args: Args, splits: tuple[Split, Split]
+) -> dict[str, Any]:
+    """Return what the results' JSON holds: how the runs were made, their curves, the statistics.
 
-
-def build_results(runs: list[dict], args: Args, at_once: int) -> dict:
-    """Return what results.json holds: how the runs were made, their curves, and the statistics."""
+    Args:
+        runs: as collect() returns them.
+        shares: each run's probabilities for the test images.
+        args: the settings of one of the runs.
+        splits: the loaded images.
+    """
+    labels, correct, misread = splits[1].labels.numpy(), {}, {}
+    for model_type in dict.fromkeys(one["model_type"] for one in runs):
+        own = [index for index, one in enumerate(runs) if one["model_type"] == model_type]
+        wrong = np.array([shares[index].argmax(axis=1) != labels for index in own])
+        correct[model_type], counts = 1 - wrong.mean(axis=0), wrong.sum(axis=0)
+        misread[model_type] = {str(i): int(counts[i]) for i in np.flatnonzero(counts)}
     settings = dataclasses.asdict(args)
-    del settings["model_type"], settings["seed"], settings["data_dir"]
-    kept = [{key: run[key] for key in ("model_type", "seed", "curves")} for run in runs]
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in ("model_type", "seed", "data_dir"):
+        del settings[name]
+    kept = [{key: value for key, value in one.items() if key != "weights"} for one in runs]
     return {
         "settings": settings,
-        "versions": versions | {"numpy": np.__version__},
-        "processor": processor(at_once),
-        "at_once": at_once,
+        "data": describe_data(args.data_dir),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "processor": processor_name(args.device, args.threads),
         "method": METHOD,
-        "summary": summarise(kept),
-        "differences": pair_up(kept),
+        "networks": summarise(kept, correct),
+        "pairs": differences(kept, correct),
+        "misread": misread,  # for each network, test image -> how many of its runs misread it
         "runs": kept,
     }
 
 
-def markers(name: str) -> tuple[str, str]:
-    """Return the lines of the README between which the table of that name stands."""
-    return f"<!-- {name}: written by a script -->", f"<!-- end of {name} -->"
-
-
-def write_readme(table: str, name: str) -> None:
-    """Put the table between the README's markers of that name, where there is such a README."""
-    path = Path("README.md")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    first, last = markers(name)
-    before, begin, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if begin and end:
-        text = f"{before}{begin}\n{table}\n{end}{after}"
-        write_whole(path, text.encode())
-
-
-def publish(results: dict, table: str, name: str) -> None:
-    """Write plots/{name}.json and the README's table of that name."""
-    content = json.dumps(results, indent=1) + "\n"
-    write_whole(Path(f"plots/{name}.json"), content.encode())
-    write_readme(table, name)
-
-
-def draw(
-    runs: list[dict], results: dict, images: torch.Tensor, labels: torch.Tensor, suffix: str
-) -> None:
-    """Draw every comparison plot; images and labels are those of the test split."""
-    import figures
-
-    pixels = images.cpu().squeeze(1).numpy()
-    truth = labels.cpu().numpy()
+def plot_all(
+    runs: list[dict[str, Any]], shares: list[np.ndarray], results: dict[str, Any], test: Split
+) -> dict[str, bytes]:
+    """Return every plot of a comparison, name -> PNG; test is the test split as loaded."""
+    pictures = {}
     if results["settings"]["epochs"] > 1:  # a curve of one point is none
-        figures.plot_comparison(results["runs"], "accuracy", suffix)
-        figures.plot_comparison(results["runs"], "loss", suffix)
-    figures.plot_finals(results["runs"], results["summary"], suffix)
-    for model_type in results["summary"]:
-        own = [run for run in runs if run["model_type"] == model_type]
-        shares = [probabilities(run, images) for run in own]
+        for metric in ("accuracy", "loss"):
+            pictures[metric] = plots.plot_comparison(metric, runs, TITLES)
+    pictures["final"] = plots.plot_finals(runs, results["networks"], TITLES)
+    labels = test.labels.numpy()
+    deskewed = prepare(test, results["settings"]["deskew"], torch.device("cpu")).images
+    images = deskewed.squeeze(1).numpy()
+    for model_type in results["networks"]:
+        own = [i for i, one in enumerate(runs) if one["model_type"] == model_type]
         counts = np.zeros((10, 10), dtype=int)
-        for share in shares:
-            np.add.at(counts, (truth, share.argmax(axis=1)), 1)
-        figures.plot_confusion(model_type, counts, len(own), suffix)
-        figures.plot_misclassified(model_type, pixels, truth, shares[0], own[0]["seed"], suffix)
+        for index in own:
+            np.add.at(counts, (labels, shares[index].argmax(axis=1)), 1)
+        title = TITLES[model_type]
+        pictures[f"confusion_matrix_{model_type}"] = plots.plot_confusion(title, counts, len(own))
+        title += f": the most confident mistakes (seed {runs[own[0]]['seed']})"
+        pictures[f"misclassified_{model_type}"] = plots.plot_misclassified(
+            title, images, labels, shares[own[0]]
+        )
         if model_type == "LeNet5":
-            weight, bias = own[0]["weights"]["conv1.weight"], own[0]["weights"]["conv1.bias"]
-            maps = torch.relu(torch.nn.functional.conv2d(images[:1].cpu(), weight, bias))[0]
-            figures.plot_filters(weight.squeeze(1).numpy(), pixels[0], maps.numpy(), suffix)
+            weight, bias = (runs[own[0]]["weights"][f"conv1.{part}"] for part in ("weight", "bias"))
+            maps = torch.relu(torch.nn.functional.conv2d(deskewed[:1], weight, bias))[0]
+            pictures[f"filters_{model_type}"] = plots.plot_filters(
+                weight.squeeze(1).numpy(), images[0], maps.numpy()
+            )
+    return pictures
 
 
-def report(runs: list[dict], args: Args, recipe: str, at_once: int) -> None:
-    """Write results.json, the README's table and the plots, and print the table."""
-    suffix = "" if recipe == "baseline" else f"_{recipe}"
-    results = build_results(runs, args, at_once)
-    table = render_table(results)
-    publish(results, table, f"results{suffix}")
-    _, (_, (images, labels)) = training.prepare(args)
-    draw(runs, results, images, labels, suffix)
-    print(table)
+def check_publishable(flags: argparse.Namespace, given: dict[str, Any], data: str) -> None:
+    """Raise UserError unless this is a full comparison of a recipe on the shipped data."""
+    reasons = {
+        f"--data_dir {given.get('data_dir')}: not the shipped data": not data.startswith("MNIST,"),
+        f"--seeds {flags.seeds}: at least 10 are needed": flags.seeds < 10,
+        "--models: all networks of the recipe are needed": flags.models is not None,
+    }
+    recipe = RECIPES[flags.recipe or "baseline"]
+    for name in given.keys() - {"data_dir", "device"}:
+        other = given[name] != recipe.get(name, getattr(Args, name))
+        reasons[f"--{name} {given[name]}: not the recipe's own"] = other
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(f"{reason}, so that --publish would show what the README does not say")
+
+
+def count_others(group: Path) -> None:
+    """Say how many runs there are that don't belong to this comparison."""
+    paths = (RUNS / "compare").glob("*/*/checkpoint.pt")
+    others = [path for path in paths if group not in path.parents]
+    if others:
+        print(
+            f"{len(others)} runs in {RUNS / 'compare'} have other settings, code, data, device or "
+            "PyTorch: not shown, not deleted"
+        )
+
+
+def report(
+    jobs: dict[Path, Args], group: Path, splits: tuple[Split, Split], recipe: str, publish: bool
+) -> None:
+    """Print the tables and write results and plots, to plots/results/ and the READMEs too."""
+    runs = [collect(args, folder) for folder, args in jobs.items()]
+    runs.sort(key=lambda one: (list(MODELS).index(one["model_type"]), one["seed"]))
+    args = next(iter(jobs.values()))
+    images = prepare(splits[1], args.deskew, select_device(args.device)).images
+    shares = [probabilities(one, images) for one in runs]
+    results = build_results(runs, shares, args, splits)
+    content = (json.dumps(results, indent=1) + "\n").encode()
+    pictures = plot_all(runs, shares, results, splits[1])
+    short, full = short_table(results), full_table(results)
+    files = {group / f"{name}.png": picture for name, picture in pictures.items()}
+    files[group / "results.json"] = content
+    if publish:
+        files |= {RESULTS / f"{name}_{recipe}.png": picture for name, picture in pictures.items()}
+        files[RESULTS / f"{recipe}.json"] = content
+        files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", recipe, full)
+        files[Path("README.md")] = with_table(Path("README.md"), recipe, short)
+    write_all(files)
+    print(short, full, f"results and plots: {RESULTS if publish else group}", sep="\n\n")
+
+
+# --- The command ------------------------------------------------------------------------------
 
 
 def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, seeds, and the settings that are for all runs and for the test."""
+    """Return the flags: models, seeds, and the settings of all runs."""
     parser = Parser(description=__doc__)
     parser.add_argument("--models", nargs="+", help="networks (default: the recipe's, or all)")
-    parser.add_argument("--seeds", type=int, default=10, help="runs a network (default: 10)")
+    parser.add_argument("--seeds", type=int, default=10, help="runs per network (default: 10)")
     parser.add_argument("--first_seed", type=int, default=0, help="then 1 more each (default: 0)")
     parser.add_argument(
-        "--at_once", type=int, default=cores(), help="runs that share a CPU (default: its cores)"
+        "--at_once", type=int, default=cores(), help="runs side by side on a CPU (default: cores)"
     )
-    training.add_settings(parser, leave_out=("model_type", "seed", "holdout"))
+    parser.add_argument("--publish", action="store_true", help="renew what the README shows")
+    add_settings(parser, Args, leave_out=("model_type", "seed", "val_size"))
     flags = parser.parse_args()
     for name in ("seeds", "at_once"):
         if getattr(flags, name) < 1:
             parser.error(f"--{name} {getattr(flags, name)}: must be at least 1")
+    if "RANK" in os.environ:
+        parser.error("starts its own processes; run it without torchrun")
     return flags
 
 
 def main() -> None:
-    """Train what is missing, then tell the results."""
+    """Train what is missing, then report the results."""
     flags = parse_flags()
-    settings = training.given_settings(flags)
-    recipe_model = settings.pop("model_type", None)
-    models = flags.models or ([recipe_model] if recipe_model else ORDER)
-    # A seed at a time, so that the models are comparable however far it has come.
-    jobs = [
-        Args(model_type=model_type, seed=seed, **settings)
+    given = given_settings(flags, Args, RECIPES)
+    recipe_model = given.pop("model_type", None)
+    models = flags.models or ([recipe_model] if recipe_model else list(MODELS))
+    # A seed at a time, so that the networks are comparable however far it has come.
+    all_args = [
+        Args(model_type=model_type, seed=seed, **given)
         for seed in range(flags.first_seed, flags.first_seed + flags.seeds)
         for model_type in dict.fromkeys(models)
     ]
-    for args in jobs[: len(models)]:
-        device, _ = training.prepare(args)  # before any training, so that mistakes show at once
-    rank = int(os.environ.get("RANK", "0"))  # of torchrun; the group itself is joined later
-    mine = jobs[rank :: int(os.environ.get("WORLD_SIZE", "1"))]
-    at_once = flags.at_once if device.type == "cpu" else 1
-    failed = train_all(mine, device, at_once)
-    parallel.start(timeout=timedelta(days=30))  # only now, as every run is a single process
-    try:
-        failed = [name for names in parallel.gather(failed) for name in names]
-        gathered = parallel.gather([collect(args) for args in mine])
-        runs = [run for share in gathered for run in share if run]
-        runs.sort(key=lambda run: (ORDER.index(run["model_type"]), run["seed"]))
-        with parallel.shared_errors():
-            if rank == 0 and runs:
-                report(runs, jobs[0], flags.recipe, at_once)
-    finally:
-        parallel.stop()
+    for args in all_args[: len(models)]:
+        splits = load_data(args)  # before any training, so that mistakes show at once
+    if flags.publish:
+        check_publishable(flags, given, describe_data(args.data_dir))
+    group = group_folder(args, [digest(split) for split in splits])
+    count_others(group)
+    jobs = {run_folder(args, group): args for args in all_args}
+    on_cpu = select_device(args.device).type == "cpu"
+    failed = train_all(run, jobs, flags.at_once if on_cpu else 1)
+    finished = {folder: args for folder, args in jobs.items() if folder.name not in failed}
+    if finished:
+        report(finished, group, splits, flags.recipe or "baseline", flags.publish and not failed)
     if failed:
         raise UserError(
             f"{len(failed)} runs failed: {', '.join(failed)}; start again to retry them"
@@ -469,4 +310,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

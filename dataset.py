@@ -1,320 +1,149 @@
-"""MNIST from tar archives of {ID}_{Label}.png images: extracting, reading, batching, packing.
+"""MNIST from tar archives of {ID}_{Label}.png images: extraction, dataset, batches.
 
     python dataset.py                          extract data/train.tar* and data/test.tar*
     python dataset.py --data_dir DIR           the same in another folder
     python dataset.py --dataset FashionMNIST   fetch a dataset, pack and extract it in data/NAME
 
 An archive train.tar (or .tar.xz, .tar.gz, .tgz, .tar.bz2) holds train/00000_5.png and so on:
-28x28, 8-bit grey. It is checked whole before anything appears in the data folder.
+28x28, 8-bit grey, ink white (255) on black (0). It is checked as a whole before anything appears
+in the data folder.
 """
 
-import bz2
-import getpass
-import gzip
+import functools
 import hashlib
 import io
-import lzma
 import os
 import re
-import shutil
-import struct
 import sys
-import tarfile
-import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from itertools import repeat
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from augment import Warp
-from files import Parser, UserError, command, write_whole
+from utils.archives import (
+    archive_id,
+    decode_png,
+    extract,
+    extraction_was_killed,
+    find_archives,
+    list_images,
+    parse_name,
+    read_archive,
+    write_archive,
+)
+from utils.augment import Augmentation, deskew
+from utils.distributed import rank, world_size
+from utils.files import PLOTS, UserError, atomic_write, run_command
+from utils.settings import Parser
 
 SPLITS = ("train", "test")
-SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")  # the user's own plain .tar first
 DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "QMNIST")
+# Digests of the splits in data/, which are the original MNIST.
+SHIPPED = {
+    "train": "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c",
+    "test": "a0863a96c44e5666edbb30c4071ee79ca0514c621e6349c5967fc78e7305c891",
+}
+OTHER_IMAGE = re.compile(r"[^.].*\.(?!png$)(?i:png|jpe?g|bmp|gif|tiff?|webp)")
 MEAN, STD = 0.1307, 0.3081  # of the training pixels, scaled to [0, 1]
-
-IMAGE_NAME = re.compile(r"([0-9]{1,18})_([0-9]+)\.png")
-MAX_MEMBER_BYTES = 64 * 1024  # a stored 28x28 PNG has 880 bytes; the rest is room for metadata
-PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-READ_ERRORS = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
-READ_ERRORS += (RecursionError, IndexError)  # what tarfile lets slip for forged headers
-
-
-# --- One image --------------------------------------------------------------------------------
-
-
-def parse_name(name: str) -> tuple[int, int]:
-    """Return (ID, label) of a file name {ID}_{Label}.png; ValueError says what is wrong with it."""
-    match = IMAGE_NAME.fullmatch(name)
-    if not match:
-        raise ValueError("the name is not {ID}_{Label}.png")
-    if int(match[2]) > 9:
-        raise ValueError(f"the label {match[2][:20]} is not 0 to 9")
-    return int(match[1]), int(match[2])
-
-
-def decode_png(content: bytes) -> np.ndarray:
-    """Return the pixels of a 28x28, 8-bit grey PNG as uint8 [28, 28]; ValueError if it is not."""
-    # The header is read first, so that no decoder ever meets an image of another size or kind.
-    if not content.startswith(PNG_START) or len(content) < 33:
-        raise ValueError("it is not a PNG image")
-    width, height, depth, colour = struct.unpack(">IIBB", content[16:26])
-    if (width, height) != (28, 28):
-        raise ValueError(f"it has {width}x{height} pixels, not 28x28")
-    if (depth, colour) != (8, 0):
-        raise ValueError("it is not 8-bit grey (save it as greyscale, without transparency)")
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            image.verify()  # the checksums; the image must be opened again after it
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            return np.array(image)
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise ValueError("the PNG image is damaged") from error
-
-
-# --- Archives ---------------------------------------------------------------------------------
-
-
-def find_archive(folder: Path) -> Path | None:
-    """Return the archive beside a folder, or None; where there are many, say which is used."""
-    paths = [folder.with_name(folder.name + suffix) for suffix in SUFFIXES]
-    paths = [path for path in paths if path.is_file()]
-    if len(paths) > 1:
-        print(f"using {paths[0]}, not {', '.join(path.name for path in paths[1:])}")
-    return paths[0] if paths else None
-
-
-class _BoundedReader:
-    """A file whose single reads are bounded, as a forged header can ask tarfile for any size."""
-
-    def __init__(self, file) -> None:
-        self.seek, self.tell = file.seek, file.tell
-        self._read = file.read
-        self.last = b""
-
-    def read(self, size: int) -> bytes:
-        if size > 2**20:
-            raise ValueError(f"a header asks for {size:,} bytes")
-        self.last = self._read(size)
-        return self.last
-
-
-@contextmanager
-def _open_archive(path: Path) -> Iterator[_BoundedReader]:
-    """Open an archive's file, decompressed, with a progress bar over its bytes."""
-    openers = {".xz": lzma.open, ".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open}
-    bar = {"desc": f"reading {path}", "leave": False, "disable": None}
-    with (
-        open(path, "rb") as file,
-        tqdm.wrapattr(file, "read", total=path.stat().st_size, **bar) as watched,
-        openers.get(path.suffix, nullcontext)(watched) as content,
-    ):
-        yield _BoundedReader(content)
-
-
-def _check_member(member: tarfile.TarInfo, split: str) -> None:
-    """Raise ValueError for whatever is neither an image's file nor the folder of the split."""
-    parts = member.name.split("/")
-    if member.name.startswith("/") or re.match(r"[A-Za-z]:|\\", member.name):
-        raise ValueError("an absolute name")
-    if ".." in parts:
-        raise ValueError("a name that leads out of the folder")
-    if member.issym() or member.islnk():
-        raise ValueError("a link")
-    if not (member.isreg() or member.isdir()):
-        raise ValueError("a device or another special file")
-    tarfile.data_filter(member, tempfile.gettempdir())
-    parts = [part for part in parts if part not in ("", ".")]
-    if parts[:1] not in ([], [split]) or len(parts) != (2 if member.isreg() else len(parts[:1])):
-        raise ValueError(f"the name is not {split}/{{ID}}_{{Label}}.png")
-    if member.size > MAX_MEMBER_BYTES:
-        raise ValueError(f"{member.size:,} bytes are too many for a 28x28 image")
-
-
-def _bad_archive(path: Path, member: str | None, error: Exception) -> UserError:
-    where = f"member {member!r}" if member else "not a readable archive of its kind"
-    return UserError(
-        f"{path}: {where}: {str(error) or type(error).__name__}; nothing was extracted, "
-        "repair or replace the archive"
-    )
-
-
-def read_archive(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (file name, content) of every image of an archive, each member checked first.
-
-    Raises:
-        UserError: naming archive and member, for whatever is unsafe, not an image's name,
-            there twice, or damaged; and at the end if there was no image at all.
-    """
-    last, seen = None, set()
-    try:
-        with _open_archive(path) as reader, tarfile.open(fileobj=reader, mode="r:") as tar:
-            for member in tar:
-                last = member.name
-                _check_member(member, split)
-                if member.isdir():
-                    continue
-                name = member.name.rsplit("/", 1)[-1]
-                image_id, _ = parse_name(name)
-                if image_id in seen:
-                    raise ValueError(f"the ID {image_id} is there twice")
-                seen.add(image_id)
-                yield name, tar.extractfile(member).read()
-            # tarfile takes a broken header for the end; the true end is a block of zeros.
-            if reader.last != bytes(tarfile.BLOCKSIZE):
-                raise ValueError("the archive breaks off or is damaged after this member")
-            while reader.read(2**16):  # to the end, where the compressed formats keep checksums
-                pass
-    except READ_ERRORS as error:
-        raise _bad_archive(path, last, error) from error
-    if not seen:
-        raise _bad_archive(path, None, ValueError(f"no images {split}/{{ID}}_{{Label}}.png in it"))
-
-
-def _stage(archive: Path, folder: Path, staging: Path) -> np.ndarray | None:
-    """Write and decode in one pass what the folder lacks; returns the images if it lacks all."""
-    present = {parse_name(name)[0] for name in _image_names(folder)}
-    images = {}
-    shutil.rmtree(staging, ignore_errors=True)  # what a killed run left
-    for name, content in read_archive(archive, folder.name):
-        image_id, _ = parse_name(name)
-        if image_id in present:
-            continue
-        try:
-            images[image_id] = decode_png(content)
-        except ValueError as error:
-            raise _bad_archive(archive, f"{folder.name}/{name}", error) from error
-        staging.mkdir(exist_ok=True)
-        (staging / name).write_bytes(content)
-    if present or not images:
-        return None
-    return np.stack([images[image_id] for image_id in sorted(images)])
-
-
-def _publish(staging: Path, folder: Path) -> None:
-    """Move the staged images into place: at once if there is no folder, else one by one."""
-    if not folder.exists():
-        staging.rename(folder)
-        return
-    for path in staging.iterdir():
-        path.rename(folder / path.name)
-
-
-def extract(folders: list[Path]) -> list[Path]:
-    """Extract the archive of each folder into it, all of them or, at the first error, none.
-
-    Every image is checked, decoded and written to a folder aside before the first appears in
-    place; what is there already, by its ID, is left alone. One process at a time extracts, the
-    others wait for it. A killed extraction is completed by the next.
-
-    Returns:
-        The folders to which images were added.
-
-    Raises:
-        UserError: for a missing or a bad archive, or a place that can't be written.
-    """
-    archives = {folder: find_archive(folder) for folder in folders}
-    for folder, archive in archives.items():
-        if archive is None and not _image_names(folder):
-            raise UserError(
-                f"{folder}: no images there, and no {folder.name}{{{','.join(SUFFIXES)}}} beside "
-                "it to extract; take train.tar.xz and test.tar.xz from this project's data folder, "
-                "or make them: python dataset.py --dataset MNIST"
-            )
-    staged = {f: _staging(f) for f, archive in archives.items() if archive}
-    try:
-        with _lock(folders[0].parent):
-            try:
-                images = {f: _stage(archives[f], f, staging) for f, staging in staged.items()}
-                added = [folder for folder, staging in staged.items() if staging.exists()]
-                for folder in added:
-                    _publish(staged[folder], folder)
-                    names = _image_names(folder)
-                    if images[folder] is not None and len(images[folder]) == len(names):
-                        _write_cache(folder, images[folder], _fingerprint(folder, names))
-            finally:
-                for staging in staged.values():
-                    shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or folders[0].parent}: cannot be extracted ({error.strerror}): "
-            "free some space there or make the folder writable, then run again"
-        ) from error
-    return added
-
-
-def _staging(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
-
-
-def _lock(data_dir: Path) -> FileLock:
-    """A lock on a data folder; it lies elsewhere, so that a refused archive leaves no trace."""
-    key = hashlib.sha256(f"{getpass.getuser()} {data_dir.resolve()}".encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"mnist-{key}.lock")
 
 
 # --- The extracted folder and its cache -------------------------------------------------------
 
 
-def _image_names(folder: Path) -> list[str]:
-    """Return the file names of a folder's images, sorted by ID; other files are none of ours."""
-    if not folder.is_dir():
-        return []
-    ids = {}
-    for name in os.listdir(folder):
-        if name.startswith(".") or not name.endswith(".png"):
-            continue
-        try:
-            image_id, _ = parse_name(name)
-        except ValueError as error:
-            raise UserError(f"{folder / name}: {error}; rename or remove the file") from error
-        if image_id in ids:
-            raise UserError(f"{folder / name}: {ids[image_id]} has the same ID; remove one of them")
-        ids[image_id] = name
-    return [ids[image_id] for image_id in sorted(ids)]
-
-
-def _fingerprint(folder: Path, names: list[str]) -> str:
-    """Digest names, sizes and times of the images: it differs once any of them does."""
+def _fingerprint(folder: Path) -> str:
+    """Digest names, sizes and times of a folder's files: it differs once any of them does."""
+    lines = []
     with os.scandir(folder) as entries:
-        stats = {entry.name: entry.stat() for entry in entries if entry.name.endswith(".png")}
-    times = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
-    lines = [f"{name} {times.get(name, 'gone')}\n" for name in names]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        for entry in entries:
+            stat = entry.stat()
+            lines.append(f"{entry.name} {stat.st_size} {stat.st_mtime_ns}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def _cache(folder: Path) -> Path:
+def _beside(folder: Path) -> tuple[str, int]:
+    """Return the ID of the archive beside a folder and its number of images; "" and 0 for none."""
+    for archive in find_archives(folder):
+        return archive_id(archive), sum(1 for _ in read_archive(archive, folder.name))
+    return "", 0
+
+
+class _Cache(NamedTuple):
+    """A folder's decoded images, and what they were decoded from."""
+
+    images: np.ndarray  # uint8 [N, 28, 28]
+    fingerprint: str  # of the folder
+    archive: str  # archive_id() of the archive beside the folder, "" without one
+    archive_size: int  # images in that archive
+
+
+def _cache_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.cache.npz")
 
 
-def _write_cache(folder: Path, images: np.ndarray, fingerprint: str) -> None:
-    """Keep the decoded images beside their folder; a folder that can't be written has no cache."""
+def _write_cache(folder: Path, cache: _Cache) -> None:
+    """Keep decoded images beside their folder; a folder that can't be written has no cache."""
     content = io.BytesIO()
-    np.savez(content, images=images, fingerprint=np.array(fingerprint))
+    np.savez(content, **cache._asdict())
     try:
-        write_whole(_cache(folder), content.getbuffer())
+        atomic_write(_cache_path(folder), content.getbuffer())
     except UserError as error:
         print(f"note: no cache, the next start decodes again: {error}", file=sys.stderr)
 
 
-def _read_cache(folder: Path, fingerprint: str) -> np.ndarray | None:
-    """Return the decoded images uint8 [N, 28, 28], or None where the folder has changed since."""
+def _read_cache(folder: Path) -> _Cache | None:
+    """Return a folder's cache, or None if there is none or it is damaged.
+
+    Raises:
+        UserError: if the archive beside the folder is not the one that the cache knows.
+    """
     try:
-        with np.load(_cache(folder)) as cache:
-            return cache["images"] if str(cache["fingerprint"]) == fingerprint else None
+        with np.load(_cache_path(folder)) as file:
+            images, fingerprint, archive, size = (file[name] for name in _Cache._fields)
+            cache = _Cache(images, str(fingerprint), str(archive), int(size))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # none there, or not one of ours: it is written anew
+        return None
+    archives = find_archives(folder)
+    if cache.archive and archives and cache.archive != archive_id(archives[0]):
+        raise UserError(
+            f"{archives[0]}: not the archive that {folder} was extracted from ({cache.archive}); "
+            f"remove {folder} and {_cache_path(folder)} to extract this one, or put it into "
+            "another folder and pass that as --data_dir"
+        )
+    return cache
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether a folder holds all that its archive does, by what the cache knows."""
+    cache = None if extraction_was_killed(folder) else _read_cache(folder)
+    return (
+        cache is not None
+        and cache.fingerprint == _fingerprint(folder)
+        and len(cache.images) >= cache.archive_size
+    )
+
+
+def extract_missing(folders: list[Path]) -> list[Path]:
+    """Extract what the folders lack; return those to which images were added.
+
+    Raises:
+        UserError: for a missing, a bad or another archive, or a place that can't be written.
+    """
+    incomplete = [folder for folder in folders if not _is_complete(folder)]
+    added = extract(incomplete) if incomplete else {}
+    for folder, images in added.items():
+        names = list_images(folder)
+        if images is not None and len(images) == len(names):
+            archive = archive_id(find_archives(folder)[0])
+            cache = _Cache(images, _fingerprint(folder), archive, len(images))
+            _write_cache(folder, cache)
+    return list(added)
 
 
 class MNIST(Dataset):
@@ -335,10 +164,10 @@ class MNIST(Dataset):
     def __init__(self, folder: str | Path, transform: Callable | None = None) -> None:
         self.folder = Path(folder)
         self.transform = transform
-        self.names = _image_names(self.folder)
-        if not self.names or _staging(self.folder).exists():
-            extract([self.folder])
-            self.names = _image_names(self.folder)
+        self.names = list_images(self.folder)
+        if not self.names or extraction_was_killed(self.folder):
+            extract_missing([self.folder])
+            self.names = list_images(self.folder)
         self.labels = torch.tensor([parse_name(name)[1] for name in self.names])  # int64 [N]
 
     def __len__(self) -> int:
@@ -361,19 +190,97 @@ class MNIST(Dataset):
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {error}; repair or remove the file") from error
 
-    @cached_property
+    @functools.cached_property
     def images(self) -> torch.Tensor:
-        """All images, uint8 [N, 28, 28]: from the cache, or decoded once and put there."""
-        fingerprint = _fingerprint(self.folder, self.names)  # taken before the files are read
-        images = _read_cache(self.folder, fingerprint)
-        if images is None:
+        """All images, uint8 [N, 28, 28]: from the cache, or decoded once and put there.
+
+        What looks wrong with them is said on stderr.
+        """
+        fingerprint = _fingerprint(self.folder)  # taken before the files are read
+        cache = _read_cache(self.folder)
+        if cache is None or cache.fingerprint != fingerprint:
             bar = tqdm(range(len(self)), f"decoding {self.folder}", leave=False, disable=None)
             images = np.stack([self._decode(index) for index in bar])
-            _write_cache(self.folder, images, fingerprint)
-        return torch.from_numpy(images)
+            cache = _Cache(images, fingerprint, *_beside(self.folder))
+            _write_cache(self.folder, cache)
+        self._warn(cache)
+        return torch.from_numpy(cache.images)
+
+    def _warn(self, cache: _Cache) -> None:
+        if len(self) < cache.archive_size:
+            print(
+                f"warning: {self.folder} has {len(self):,} images, its archive "
+                f"{cache.archive_size:,}; to extract the others: "
+                f"python dataset.py --data_dir {self.folder.parent}",
+                file=sys.stderr,
+            )
+        if cache.images.mean() > 127:
+            print(
+                f"warning: {self.folder} is mostly bright; ink must be white (255) on black (0)",
+                file=sys.stderr,
+            )
+        ignored = [name for name in os.listdir(self.folder) if OTHER_IMAGE.fullmatch(name)]
+        if ignored:
+            print(
+                f"warning: {self.folder}: {len(ignored)} images not named {{ID}}_{{Label}}.png are "
+                f"ignored, such as {min(ignored)}",
+                file=sys.stderr,
+            )
 
 
-# --- Batches in memory ------------------------------------------------------------------------
+# --- Tensors in memory ------------------------------------------------------------------------
+
+
+class Split(NamedTuple):
+    """Images and their labels, int64 [N].
+
+    The images are uint8 [N, 28, 28] as loaded, float32 [N, 1, 28, 28] once prepared.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+@functools.cache  # many runs in one process share the data
+def _load_split(folder: Path) -> Split:
+    dataset = MNIST(folder)
+    return Split(dataset.images, dataset.labels)
+
+
+def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
+    """Return the images to train on and those to evaluate on, extracted first if need be.
+
+    These are the train and the test split; with a val_size, the train split's images but for its
+    last val_size ones, and those: the test split is not touched.
+
+    Raises:
+        UserError: if there is no data or it can't be read, or val_size leaves nothing to train on.
+    """
+    train = _load_split(Path(data_dir) / "train")
+    if not val_size:
+        return train, _load_split(Path(data_dir) / "test")
+    size = len(train.labels) - val_size
+    if size < 1:
+        raise UserError(f"--val_size {val_size}: leaves none of {len(train.labels)} to train on")
+    images, labels = train
+    return Split(images[:size], labels[:size]), Split(images[size:], labels[size:])
+
+
+def digest(split: Split) -> str:
+    """Return a SHA-256 digest of a loaded split's images and labels, in hexadecimal."""
+    content = hashlib.sha256(split.images.numpy().tobytes())
+    content.update(split.labels.numpy().tobytes())
+    return content.hexdigest()
+
+
+def describe_data(data_dir: str, val_size: int = 0) -> str:
+    """Return which images these are: MNIST if they are the shipped ones, else their folder."""
+    training, evaluation = load_splits(data_dir, val_size)
+    names = SPLITS[:1] if val_size else SPLITS
+    splits = {name: _load_split(Path(data_dir) / name) for name in names}
+    shipped = all(digest(split) == SHIPPED[name] for name, split in splits.items())
+    name, kind = "MNIST" if shipped else f"folder {data_dir}", "validation" if val_size else "test"
+    return f"{name}, {len(training.labels):,} training and {len(evaluation.labels):,} {kind} images"
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -381,82 +288,59 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return images.unsqueeze(1).float().div_(255).sub_(MEAN).div_(STD)
 
 
+def prepare(split: Split, deskewed: bool, device: torch.device) -> Split:
+    """Return a loaded split on the device, its images normalised and, if asked for, deskewed."""
+    images = normalise(split.images).to(device)
+    return Split(deskew(images) if deskewed else images, split.labels.to(device))
+
+
 class Batches:
     """The batches of one split, gathered from tensors that stay on the device.
 
     Args:
-        images: float32 [N, 1, 28, 28] on the device.
-        labels: int64 [N] on the device.
-        batch_size: images a batch; the last batch holds what is left.
+        split: prepared images and labels.
+        batch_size: images per batch; the last batch holds what is left.
         generator: of the order, a new one each time through; None keeps the order.
-        warp: changes every image at random, anew each time through; needs a generator.
-        rank, world_size: of many processes, which share out every batch.
+        augmentation: changes every image at random, anew each time through; needs a generator.
 
-    Iterating yields (images [B, 1, 28, 28], labels [B], size), this process's share and the size
-    of the whole batch. B is size where there is one process, and may be 0 where there are many.
+    Iterating yields (images [B, 1, 28, 28], labels [B], size): this process's share and the size
+    of the whole batch. With one process B is the size; with several it may be 0.
     """
 
     def __init__(
         self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
+        split: Split,
         batch_size: int,
         generator: torch.Generator | None = None,
-        warp: Warp | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        augmentation: Augmentation | None = None,
     ) -> None:
-        self.images, self.labels = images, labels
-        self.batch_size, self.generator, self.warp = batch_size, generator, warp
-        self.share = slice(rank, None, world_size)
+        self.images, self.labels = split
+        self.batch_size, self.generator, self.augmentation = batch_size, generator, augmentation
+        self.share = slice(rank(), None, world_size())  # of every batch
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-        if self.generator is None:
-            order = torch.arange(len(self.labels))
-        else:
-            # Drawn on the CPU, so that a seed means the same order on every device.
-            order = torch.randperm(len(self.labels), generator=self.generator)
-        device = self.labels.device
-        batches = order.to(device).split(self.batch_size)
-        warps = repeat(None)
-        if self.warp:
-            # Of the whole epoch, so that they are the same however many processes share them out.
-            warps = self.warp.draw(len(order), self.generator).to(device).split(self.batch_size)
-        for batch, coefficients in zip(batches, warps, strict=False):
+        count, device = len(self.labels), self.labels.device
+        order = torch.arange(count)
+        coefficients: Any = repeat(None)
+        if self.generator:
+            # Drawn on the CPU, so that a seed means the same order on every device, and for the
+            # whole epoch, so that any number of processes divides up the same augmentations.
+            order = torch.randperm(count, generator=self.generator)
+            if self.augmentation:
+                coefficients = self.augmentation.draw(count, self.generator).to(device)
+                coefficients = coefficients.split(self.batch_size)
+        for batch, rows in zip(order.to(device).split(self.batch_size), coefficients, strict=False):
             mine = batch[self.share]
             images = self.images[mine]
-            if self.warp and len(mine):
-                images = self.warp(images, coefficients[self.share])
+            if self.augmentation and len(mine):
+                images = self.augmentation(images, rows[self.share])
             yield images, self.labels[mine], len(batch)
 
 
-# --- Packing ----------------------------------------------------------------------------------
-
-
-def write_archive(path: Path, split: str, images: np.ndarray, labels: list[int]) -> None:
-    """Pack images uint8 [N, 28, 28] as {split}/{ID}_{Label}.png; the same input, the same bytes.
-
-    The PNGs are stored, not compressed, so that xz can compress across the images.
-    """
-    content = io.BytesIO()
-    with (
-        lzma.open(content, "wb") as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        pairs = zip(images, labels, strict=True)
-        bar = tqdm(pairs, f"packing {path}", total=len(labels), leave=False, disable=None)
-        for image_id, (pixels, label) in enumerate(bar):
-            png = io.BytesIO()
-            Image.fromarray(pixels).save(png, "png", compress_level=0)
-            # A new TarInfo has time 0, owner 0 and mode 644.
-            member = tarfile.TarInfo(f"{split}/{image_id:05d}_{label}.png")
-            member.size = png.tell()
-            png.seek(0)
-            tar.addfile(member, png)
-    write_whole(path, content.getbuffer())
+# --- The command ------------------------------------------------------------------------------
 
 
 def pack(name: str, data_dir: Path) -> Path:
@@ -474,9 +358,8 @@ def pack(name: str, data_dir: Path) -> Path:
 
     folder = data_dir if name == "MNIST" else data_dir / name
     for split in SPLITS:
-        archive = find_archive(folder / split)
-        if archive:
-            print(f"{archive} is there already, not packed again")
+        if archives := find_archives(folder / split):
+            print(f"{archives[0]} is there already, not packed again")
             continue
         try:
             source = getattr(datasets, name)(data_dir, train=split == "train", download=True)
@@ -491,9 +374,7 @@ def pack(name: str, data_dir: Path) -> Path:
 
 
 def main() -> None:
-    """Pack if asked to, extract what is missing, tell the lengths and draw samples."""
-    from figures import plot_samples
-
+    """Pack if asked to, extract what is missing, print the lengths and draw samples."""
     parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of the archives")
     parser.add_argument("--dataset", choices=DATASETS, help="dataset to fetch and pack first")
@@ -502,14 +383,19 @@ def main() -> None:
     if flags.dataset:
         data_dir = pack(flags.dataset, data_dir)
     folders = [data_dir / split for split in SPLITS]
-    added = extract(folders)
+    added = extract_missing(folders)
     for folder in folders:
         print(f"{folder}: {'extracted' if folder in added else 'all in place, nothing to do'}")
     splits = {folder.name: MNIST(folder) for folder in folders}
     for name, split in splits.items():
         print(f"{name} dataset length: {len(split)}")
-    print(plot_samples(splits["train"].images.numpy(), splits["train"].labels.tolist()))
+    path, train = PLOTS / "samples.png", splits["train"]
+    if added or not path.exists():
+        from utils.plots import plot_samples  # here, as it takes a while and is not always needed
+
+        atomic_write(path, plot_samples(train.images.numpy(), train.labels.tolist()))
+    print(path)
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -21,6 +21,8 @@ class LeNet5(nn.Module):
     ReLU stands in for tanh, max pooling for the trained subsampling, and conv2 sees all six maps.
     """
 
+    title = "LeNet-5"
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 6, kernel_size=5)
@@ -46,6 +48,8 @@ class LeNet5_regularization(nn.Module):
     Batch normalization (Ioffe and Szegedy, 2015) follows both convolutions and the 120-unit
     layer; dropout (Srivastava et al., 2014) with p = 0.5 follows the 84-unit layer.
     """
+
+    title = "LeNet-5 with regularization"
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,37 +97,45 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 
+# What tables and plots call each network: its title, or else its name.
+TITLES = {name: getattr(network, "title", name) for name, network in MODELS.items()}
+
+
 def parameter_sums(model: nn.Module) -> list[str]:
-    """Tell how each layer's parameter count comes about, from the layers themselves.
+    """Show how each layer's parameter count comes about, from the layers themselves.
 
     Returns:
-        One line a layer that has parameters, numbered as torchsummary numbers them, such as
+        One line per layer that has parameters, numbered as torchsummary numbers them, such as
         "Conv2d-1 (conv1): 5*5*1*6 + 6 = 156" (weights + biases), then the line of the total.
     """
     lines, counts = [], []
-    for number, (name, layer) in enumerate(model.named_children(), start=1):
-        if not list(layer.parameters()):
+    layers = [(name, layer) for name, layer in model.named_modules() if layer is not model]
+    layers = [(name, layer) for name, layer in layers if not isinstance(layer, nn.Sequential)]
+    for number, (name, layer) in enumerate(layers, start=1):
+        shapes = [parameter.shape for parameter in layer.parameters(recurse=False)]
+        if not shapes:
             continue
         # Kernel height and width first, then inputs and outputs: the order of the textbooks.
-        outputs, *inputs_and_kernel = layer.weight.shape
-        factors = [*inputs_and_kernel[1:], *inputs_and_kernel[:1], outputs]
-        biases = layer.bias.numel()
-        counts.append(math.prod(factors) + biases)
-        product = "*".join(str(factor) for factor in factors)
-        title = f"{type(layer).__name__}-{number} ({name})"
-        lines.append(f"{title}: {product} + {biases} = {counts[-1]:,}")
+        factors = [[*shape[2:], *shape[1:2], shape[0]] for shape in shapes]
+        counts.append(sum(math.prod(shape) for shape in shapes))
+        terms = " + ".join("*".join(map(str, product)) for product in factors)
+        lines.append(f"{type(layer).__name__}-{number} ({name}): {terms} = {counts[-1]:,}")
     total = " + ".join(f"{count:,}" for count in counts)
     return [*lines, f"total: {total} = {sum(counts):,}"]
+
+
+def count_parameters(model_type: str) -> int:
+    """Return the number of trained parameters of a network."""
+    return sum(parameter.numel() for parameter in MODELS[model_type]().parameters())
 
 
 def main() -> None:
     """Print the summary and the parameter sums of every network."""
     from torchsummary import summary  # here, as training does not need it
 
-    titles = {"LeNet5": "LeNet-5", "LeNet5_regularization": "LeNet-5 with regularization"}
-    for name, model_class in MODELS.items():
-        model = model_class()
-        print(f"\n{titles.get(name, name)}")
+    for name, network in MODELS.items():
+        model = network()
+        print(f"\n{TITLES[name]}")
         summary(model, (1, 28, 28), device="cpu")
         print("\n".join(parameter_sums(model)))
 

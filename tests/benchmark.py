@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 import torch.nn.functional as F
+from augment import Warp
+from files import command
 from torch.utils.data import DataLoader
 
 import main
-from augment import Warp
 from dataset import MNIST, Batches
-from files import command
 from main import Args
 from model import MODELS
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from files import command
 
 import dataset
-from files import command
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}

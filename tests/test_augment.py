@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from augment import KNOTS, Warp, deskew
 
 import main
-from augment import KNOTS, Warp, deskew
 from dataset import MNIST, Batches, normalise
 
 CPU = torch.device("cpu")

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SIZES, special, tar_bytes
+from files import UserError
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import dataset
 from dataset import MNIST, Batches, normalise
-from files import UserError
 
 MD5 = {  # of the original files: images, labels
     "train": ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import special, tar_bytes
+from files import UserError
 from PIL import Image
 
 import dataset
-from files import UserError
 
 
 def tree(folder):

@@ -4,12 +4,12 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import ladder
 import pytest
 from conftest import ROOT, load_run
 from PIL import Image
 
 import compare
-import ladder
 import main
 
 

@@ -1,47 +1,48 @@
-"""Warped images: set upright, once and for all, or moved, turned and bent at random each epoch.
+"""Deskewing, and random augmentation of the training images.
 
 Deskewing and affine distortions of digits go back to LeCun et al., 1998; elastic ones to Simard,
 Steinkraus and Platt, "Best practices for convolutional neural networks applied to visual document
-analysis", 2003. The elastic field here is coarse noise made smooth by bicubic interpolation.
+analysis", 2003. The elastic field here is coarse noise, smoothed by bicubic interpolation.
 
-A warp tells for every pixel of the result where in the image to look. That place is a sum of fixed
-maps (x, y, 1 and the elastic bumps), weighted by the image's own coefficients: so the warps of a
-batch are one matrix product, and bilinear interpolation does the rest.
+For every pixel of the result, the augmentation says where in the image to look. That position is a
+sum of fixed maps (x, y, 1 and the elastic bumps), weighted by coefficients of each image: so the
+positions of a whole batch are one matrix product, and bilinear interpolation does the rest.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 SIDE = 28  # pixels
 KNOTS = 4  # the elastic field is drawn on 4 x 4 points
-TINY = 1e-6  # in place of the 0 by which an image without ink would be divided
+TINY = 1e-6  # keeps an image without ink from being divided by 0
 
 
 def _affine_maps() -> torch.Tensor:
-    """Return x, y and 1 at every pixel, [3, 28, 28], as grid_sample counts: -1 to 1."""
+    """Return x, y and 1 at every pixel, [3, 28, 28], in grid_sample's coordinates: -1 to 1."""
     centres = (torch.arange(SIDE) + 0.5) * (2 / SIDE) - 1
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     return torch.stack([x, y, torch.ones_like(x)])
 
 
-def _look(images: torch.Tensor, coefficients: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Return images [B, 1, 28, 28] warped by coefficients [B, 2, M] of maps [M, 784]."""
+def _resample(images: torch.Tensor, coefficients: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Return images [B, 1, 28, 28] looked up where coefficients [B, 2, M] of maps [M, 784] say."""
     grid = (coefficients @ maps).view(-1, 2, SIDE, SIDE).permute(0, 2, 3, 1)
-    # Beyond the edge its pixels go on: in normalised images 0 is not the background.
+    # Beyond the edge its pixels continue: in normalized images 0 is not the background.
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def deskew(images: torch.Tensor) -> torch.Tensor:
-    """Return images [N, 1, 28, 28] set upright: without slant, the ink's centre in the middle.
+    """Return images [N, 1, 28, 28] without slant, their centre of mass in the middle.
 
-    The slant is the slope of the line that tells, by least squares, x from y over the ink, which
-    is the amount by which a pixel exceeds the image's darkest, that is, the background.
+    The slant is the slope of the least-squares line that predicts x from y over the ink. Ink is
+    how much a pixel exceeds the darkest of its image, the background.
     """
     maps = _affine_maps().to(images.device)
     x, y, _ = maps
-    upright = []
+    deskewed = []
     for batch in images.split(1000):  # the grids of all at once would take much memory
         ink = (batch - batch.amin(dim=(2, 3), keepdim=True)).squeeze(1)
         mass = ink.sum(dim=(1, 2)).clamp(min=TINY)
@@ -50,18 +51,18 @@ def deskew(images: torch.Tensor) -> torch.Tensor:
         slant = (ink * dx * dy).sum(dim=(1, 2)) / (ink * dy * dy).sum(dim=(1, 2)).clamp(min=TINY)
         one, zero = torch.ones_like(slant), torch.zeros_like(slant)
         rows = torch.stack([one, slant, right, zero, one, down], dim=1)
-        upright.append(_look(batch, rows.view(-1, 2, 3), maps.flatten(1)))
-    return torch.cat(upright)
+        deskewed.append(_resample(batch, rows.view(-1, 2, 3), maps.flatten(1)))
+    return torch.cat(deskewed)
 
 
-class Warp:
-    """Warps images, each by its own random coefficients.
+class Augmentation:
+    """Random rotation, shift, scale, shear and elastic distortion, different for every image.
 
     Args:
-        rotate: largest turn, in degrees.
-        shift: largest move, in pixels, each way.
-        stretch: largest change of width and, by itself, of height; 0.1 is 10 %.
-        shear: largest slant, horizontal pixels per vertical pixel.
+        rotate: largest rotation, in degrees.
+        shift: largest shift, in pixels, horizontally and vertically.
+        stretch: largest change of width and, independently, of height; 0.1 is 10 %.
+        shear: largest horizontal shear, in pixels per pixel of height.
         elastic: standard deviation of the elastic field at its knots, in pixels.
         device: where the images are.
     """
@@ -85,15 +86,15 @@ class Warp:
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return random coefficients, float32 [count, 2 (x, y), maps], on the CPU.
 
-        Uniform within the limits; those of the elastic field normal.
+        Uniform within the limits; those of the elastic field are normal.
         """
-        chance = 2 * torch.rand(6, count, generator=generator) - 1
-        angle, shear = self.rotate * chance[0], self.shear * chance[1]
-        width, height = 1 + self.stretch * chance[2:4]
+        uniform = 2 * torch.rand(6, count, generator=generator) - 1
+        angle, shear = self.rotate * uniform[0], self.shear * uniform[1]
+        width, height = 1 + self.stretch * uniform[2:4]
         pixel = 2 / SIDE  # in the coordinates of the grid
-        right, down = self.shift * pixel * chance[4:6]
+        right, down = self.shift * pixel * uniform[4:6]
         cos, sin = angle.cos(), angle.sin()
-        # Rotation times shear times stretch, then the move.
+        # Rotation times shear times scale, then the shift.
         affine = torch.stack(
             [
                 *(cos * width, (cos * shear - sin) * height, right),
@@ -103,9 +104,15 @@ class Warp:
         ).view(count, 2, 3)
         if not self.elastic:
             return affine
-        bend = torch.randn(count, 2, KNOTS**2, generator=generator) * (self.elastic * pixel)
-        return torch.cat([affine, bend], dim=2)
+        field = torch.randn(count, 2, KNOTS**2, generator=generator) * (self.elastic * pixel)
+        return torch.cat([affine, field], dim=2)
 
     def __call__(self, images: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-        """Return images [B, 1, 28, 28] warped by coefficients [B, 2, maps]; the same shape."""
-        return _look(images, coefficients, self.maps)
+        """Return images [B, 1, 28, 28] distorted by coefficients [B, 2, maps]; the same shape."""
+        return _resample(images, coefficients, self.maps)
+
+
+def make_augmentation(args: Any, device: torch.device) -> Augmentation | None:
+    """Return the augmentation that the settings ask for; None if they ask for none."""
+    limits = (args.rotate, args.shift, args.stretch, args.shear, args.elastic)
+    return Augmentation(*limits, device) if any(limits) else None

@@ -1,0 +1,1 @@
+"""Studies on top of the commands: python -m experiments.NAME."""

@@ -1,0 +1,207 @@
+"""What each part of the best recipe brings, measured on validation images.
+
+    python -m experiments.ablation             5 seeds per step, the last 10,000 training images
+    python -m experiments.ablation --publish   also renew what the README shows
+
+Goes from the baseline to main.py's best recipe one step at a time, then tries a few changes more
+that were not kept. The test set is not touched. Finished runs are kept in runs/compare/.
+"""
+
+import argparse
+import json
+import platform
+from typing import Any
+
+import torch
+
+from compare import RESULTS, markdown
+from dataset import describe_data, digest, load_splits, prepare
+from main import RECIPES, Args, load_data, run
+from model import TITLES
+from utils.augment import deskew, make_augmentation
+from utils.checkpoint import RUNS, load_checkpoint
+from utils.files import UserError, run_command, with_table, write_all
+from utils.plots import plot_ablation, plot_augmentation
+from utils.runs import cores, group_folder, run_folder, train_all
+from utils.settings import Parser, processor_name
+from utils.stats import METHOD, describe, format_mean
+
+BEST = RECIPES["best"]
+
+
+def _of_best(*names: str) -> dict[str, Any]:
+    return {name: BEST[name] for name in names}
+
+
+# Each step changes these settings of the one before.
+STEPS = {
+    "baseline": {},
+    "one-cycle schedule, lr 0.05": {"schedule": "onecycle", "lr": 0.05},
+    "label smoothing": _of_best("label_smoothing"),
+    "affine augmentation": _of_best("rotate", "shift", "stretch", "shear"),
+    "elastic augmentation": _of_best("elastic"),
+    "weight decay": _of_best("weight_decay"),
+    "deskewing": _of_best("deskew"),
+    "lr 0.1": _of_best("lr"),
+}
+# Each extra changes these settings of the best recipe; none was kept.
+EXTRAS = {
+    "lr 0.2": {"lr": 0.2},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+}
+
+
+def all_steps() -> list[tuple[str, str, dict[str, Any]]]:
+    """Return (name, name of the step it is compared with, settings) of steps, then extras."""
+    settings: dict[str, Any] = {}
+    found, before = [], ""
+    for name, change in STEPS.items():
+        settings = settings | change
+        found.append((name, before, settings))
+        before = name
+    return found + [(name, before, BEST | change) for name, change in EXTRAS.items()]
+
+
+def measure(model_type: str, accuracies: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Return for each step of a network its accuracies and its gains, described.
+
+    Args:
+        model_type: the network's name.
+        accuracies: of each step's runs, in the order of the seeds, by which gains are paired.
+    """
+    measured = []
+    for name, before, settings in all_steps():
+        own = accuracies[name]
+        step = {"model_type": model_type, "step": name, "extra": name in EXTRAS}
+        step |= {"settings": settings, "accuracies": own, "accuracy": describe(own)}
+        if before:
+            gains = [new - old for new, old in zip(own, accuracies[before], strict=True)]
+            step |= {"compared_with": before, "gain": describe(gains)}
+        measured.append(step)
+    return measured
+
+
+def render(ablation: dict[str, Any]) -> str:
+    """Return the ablation as Markdown, for the terminal and the README."""
+    found = {(step["model_type"], step["step"]): step for step in ablation["steps"]}
+    models = list(dict.fromkeys(model_type for model_type, _ in found))
+    parts = []
+    for title, extra in (("step", False), ("on top of the best recipe, not kept", True)):
+        heads, rows = [title], []
+        for model_type in models:
+            heads += [TITLES[model_type], "gain"]
+        for name in dict.fromkeys(s["step"] for s in ablation["steps"] if s["extra"] == extra):
+            rows.append([name])
+            for step in (found[model_type, name] for model_type in models):
+                gain = format_mean(step["gain"], 2, "+") if "gain" in step else ""
+                rows[-1] += [format_mean(step["accuracy"], 2), gain]
+        parts.append(markdown(heads, rows))
+    parts.append(
+        f"Accuracy in percent on {ablation['val_size']:,} validation images, the last of the "
+        f"training set; means of {ablation['seeds']} seeds (0 to {ablation['seeds'] - 1}), in "
+        f"brackets the {ablation['method']}. A gain is paired by seed, against the step above or, "
+        f"for the changes not kept, against the best recipe. Data: {ablation['data']}. PyTorch "
+        f"{ablation['versions']['torch']} on {ablation['processor']}."
+    )
+    return "\n\n".join(parts)
+
+
+def augmentation_picture(args: Args) -> bytes:
+    """Draw the first training images, and what deskewing and the augmentation make of them."""
+    cpu = torch.device("cpu")
+    images = prepare(load_splits(args.data_dir, args.val_size)[0], False, cpu).images[:5]
+    augmentation, deskewed = make_augmentation(args, cpu), deskew(images)
+    assert augmentation is not None  # as the best recipe augments
+    repeated = deskewed.repeat_interleave(8, dim=0)
+    coefficients = augmentation.draw(len(repeated), torch.Generator().manual_seed(0))
+    augmented = augmentation(repeated, coefficients).view(5, 8, 28, 28)
+    return plot_augmentation(torch.cat([images, deskewed, augmented], dim=1).numpy())
+
+
+def parse_flags() -> argparse.Namespace:
+    """Return the flags: models, seeds, epochs, val_size, data_dir and publish."""
+    parser = Parser(description=__doc__)
+    both = ["LeNet5", "CustomMLP"]
+    parser.add_argument(
+        "--models", nargs="+", default=both, help=f"networks (default: {' '.join(both)})"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="runs per step (default: 5)")
+    parser.add_argument("--epochs", type=int, default=Args.epochs, help="per run (default: 20)")
+    parser.add_argument("--val_size", type=int, default=10_000, help="images (default: 10000)")
+    parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
+    parser.add_argument("--publish", action="store_true", help="renew what the README shows")
+    flags = parser.parse_args()
+    for name in ("seeds", "val_size"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name} {getattr(flags, name)}: must be at least 1")
+    full = flags.models == both and flags.seeds >= 5
+    if flags.publish and not (full and (flags.epochs, flags.val_size) == (Args.epochs, 10_000)):
+        parser.error("--publish takes 5 seeds or more, and no other --models, --epochs, --val_size")
+    return flags
+
+
+def train_steps(flags: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
+    """Train what is missing; return (network, step) -> final validation accuracies by seed."""
+    shared = {"epochs": flags.epochs, "val_size": flags.val_size, "data_dir": flags.data_dir}
+    runs = {
+        (model_type, name): [
+            Args(model_type=model_type, seed=seed, **(shared | settings))
+            for seed in range(flags.seeds)
+        ]
+        for model_type in dict.fromkeys(flags.models)
+        for name, _, settings in all_steps()
+    }
+    for own in runs.values():
+        splits = load_data(own[0])  # before any training, so that mistakes show at once
+    data = [digest(split) for split in splits]
+    folders = {
+        key: [run_folder(args, group_folder(args, data)) for args in own]
+        for key, own in runs.items()
+    }
+    jobs = {
+        folder: args
+        for key, own in runs.items()
+        for folder, args in zip(folders[key], own, strict=True)
+    }
+    failed = train_all(run, jobs, cores())
+    if failed:
+        raise UserError(f"{len(failed)} runs failed: {', '.join(failed)}; start again to retry")
+    return {
+        key: [load_checkpoint(folder)["history"][-1]["val_accuracy"] for folder in own]
+        for key, own in folders.items()
+    }
+
+
+def main() -> None:
+    """Train what is missing, then report the ablation."""
+    flags = parse_flags()
+    args = Args(data_dir=flags.data_dir, val_size=flags.val_size, **BEST)
+    load_data(args)
+    data = describe_data(flags.data_dir, flags.val_size)
+    if flags.publish and not data.startswith("MNIST,"):
+        raise UserError(f"--data_dir {flags.data_dir}: --publish takes the shipped data only")
+    accuracies = train_steps(flags)
+    measured = []
+    for model_type in dict.fromkeys(flags.models):
+        own = {name: values for (owner, name), values in accuracies.items() if owner == model_type}
+        measured += measure(model_type, own)
+    ablation = {
+        **{"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size, "data": data},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **{"processor": processor_name(args.device, args.threads), "method": METHOD},
+        "steps": measured,
+    }
+    table, folder = render(ablation), RESULTS if flags.publish else RUNS / "ablation"
+    files = {
+        folder / "ablation.json": (json.dumps(ablation, indent=1) + "\n").encode(),
+        folder / "ablation.png": plot_ablation(measured, TITLES),
+        folder / "augmentation.png": augmentation_picture(args),
+    }
+    if flags.publish:
+        files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", "ablation", table)
+    write_all(files)
+    print(table, f"results and plots: {folder}", sep="\n\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,88 @@
+"""Several processes, started by torchrun, as PyTorch documents it.
+
+    https://docs.pytorch.org/docs/stable/elastic/run.html
+
+Without torchrun there is one process of rank 0, and nothing here has an effect.
+"""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from utils.files import UserError
+
+
+def rank() -> int:
+    """Return this process's number; rank 0 alone prints and writes."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def init_processes() -> None:
+    """Join the processes of torchrun: gloo carries CPU tensors, NCCL those of this rank's GPU."""
+    if "RANK" not in os.environ:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        dist.init_process_group(backend="cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group(backend="gloo")
+
+
+def end_processes() -> None:
+    """Leave the process group, after all ranks have come to the end."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def broadcast(value: Any) -> Any:
+    """Return rank 0's value on every process."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model in DistributedDataParallel, which shares its parameters and gradients.
+
+    On CUDA batch normalization sees the whole batch; on the CPU each process normalizes its own
+    share, as PyTorch's SyncBatchNorm is for GPUs only.
+    """
+    if not dist.is_initialized():
+        return model
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def check_shares(model: nn.Module, num_images: int, batch_size: int) -> None:
+    """Raise UserError where a process's share of a batch is too small to train on."""
+    if batch_size < world_size():
+        raise UserError(
+            f"--batch_size {batch_size}: smaller than the number of processes, {world_size()}; "
+            "choose a larger batch or fewer processes"
+        )
+    smallest = min(batch_size, num_images, num_images % batch_size or batch_size)
+    has_batch_norm = any(isinstance(layer, _BatchNorm) for layer in model.modules())
+    if has_batch_norm and smallest // world_size() < 2:
+        raise UserError(
+            f"--batch_size {batch_size}: of {num_images:,} images some process would get a batch "
+            "of fewer than two, which batch normalization can't train on; choose another"
+        )

@@ -1,0 +1,76 @@
+"""Atomic writes, and errors that end in one line."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+PLOTS = Path("plots")  # what the user's own runs draw
+
+
+class UserError(Exception):
+    """Something the user can fix; its text is the one line they see: what, where, what to do."""
+
+
+def atomic_write(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file so that at every moment the old or the new content is there, never a part.
+
+    The content goes to a temporary file beside the target, is flushed to disk, then renamed.
+
+    Raises:
+        UserError: if the disk is full or the folder can't be written; an earlier file stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}): "
+            "free some space there or make the folder writable, then run again"
+        ) from error
+
+
+def write_all(files: dict[Path, bytes]) -> None:
+    """Write files whose contents are all ready, so that no error leaves a part of them renewed."""
+    for path, content in files.items():
+        atomic_write(path, content)
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines of a README between which the table of that name stands."""
+    return f"<!-- {name}: written by a script -->", f"<!-- end of {name} -->"
+
+
+def with_table(path: Path, name: str, table: str) -> bytes:
+    """Return a README's content with the table between its markers of that name."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    first, last = markers(name)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not (begin and end):
+        raise UserError(f"{path}: the lines {first} and {last} are missing; put them back")
+    return f"{before}{begin}\n{table}\n{end}{after}".encode()
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run a script's main() and exit: after a UserError with its line on stderr and code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        print(error or "interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
