@@ -67,66 +67,59 @@ def _fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def _beside(folder: Path) -> tuple[str, int]:
-    """Return the ID of the archive beside a folder and its number of images; "" and 0 for none."""
-    for archive in find_archives(folder):
-        return archive_id(archive), sum(1 for _ in read_archive(archive, folder.name))
-    return "", 0
-
-
-class _Cache(NamedTuple):
-    """A folder's decoded images, and what they were decoded from."""
-
-    images: np.ndarray  # uint8 [N, 28, 28]
-    fingerprint: str  # of the folder
-    archive: str  # archive_id() of the archive beside the folder, "" without one
-    archive_size: int  # images in that archive
-
-
 def _cache_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.cache.npz")
 
 
-def _write_cache(folder: Path, cache: _Cache) -> None:
-    """Keep decoded images beside their folder; a folder that can't be written has no cache."""
+def _write_cache(
+    folder: Path, images: np.ndarray, fingerprint: str, archive_size: int | None = None
+) -> dict[str, Any]:
+    """Keep decoded images and what the archive beside them is in the cache; return that.
+
+    Args:
+        folder: of the images.
+        images: uint8 [N, 28, 28].
+        fingerprint: of the folder before the images were read.
+        archive_size: number of images in the archive, if known; else they are counted.
+    """
+    cache: dict[str, Any] = {
+        "images": images,
+        "fingerprint": fingerprint,
+        "archive": "",
+        "archive_size": 0,
+    }
+    for path in find_archives(folder)[:1]:
+        size = archive_size or sum(1 for _ in read_archive(path, folder.name))
+        cache |= {"archive": archive_id(path), "archive_size": size}
     content = io.BytesIO()
-    np.savez(content, **cache._asdict())
+    np.savez(content, **cache)
     try:
         atomic_write(_cache_path(folder), content.getbuffer())
     except UserError as error:
         print(f"note: no cache, the next start decodes again: {error}", file=sys.stderr)
+    return cache
 
 
-def _read_cache(folder: Path) -> _Cache | None:
-    """Return a folder's cache, or None if there is none or it is damaged.
+def _read_cache(folder: Path) -> dict[str, Any]:
+    """Return a folder's cache if it is whole and the folder has not changed since, else {}.
 
     Raises:
         UserError: if the archive beside the folder is not the one that the cache knows.
     """
     try:
         with np.load(_cache_path(folder)) as file:
-            images, fingerprint, archive, size = (file[name] for name in _Cache._fields)
-            cache = _Cache(images, str(fingerprint), str(archive), int(size))
+            cache = dict(file)
+            archive, fingerprint = str(cache["archive"]), str(cache["fingerprint"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    archives = find_archives(folder)
-    if cache.archive and archives and cache.archive != archive_id(archives[0]):
+        return {}
+    beside = find_archives(folder)
+    if archive and beside and archive != archive_id(beside[0]):
         raise UserError(
-            f"{archives[0]}: not the archive that {folder} was extracted from ({cache.archive}); "
+            f"{beside[0]}: not the archive that {folder} was extracted from ({archive}); "
             f"remove {folder} and {_cache_path(folder)} to extract this one, or put it into "
             "another folder and pass that as --data_dir"
         )
-    return cache
-
-
-def _is_complete(folder: Path) -> bool:
-    """Return whether a folder holds all that its archive does, by what the cache knows."""
-    cache = None if extraction_was_killed(folder) else _read_cache(folder)
-    return (
-        cache is not None
-        and cache.fingerprint == _fingerprint(folder)
-        and len(cache.images) >= cache.archive_size
-    )
+    return cache if fingerprint == _fingerprint(folder) else {}
 
 
 def extract_missing(folders: list[Path]) -> list[Path]:
@@ -135,14 +128,15 @@ def extract_missing(folders: list[Path]) -> list[Path]:
     Raises:
         UserError: for a missing, a bad or another archive, or a place that can't be written.
     """
-    incomplete = [folder for folder in folders if not _is_complete(folder)]
+    incomplete = []
+    for folder in folders:
+        cache = {} if extraction_was_killed(folder) else _read_cache(folder)
+        if not cache or len(cache["images"]) < cache["archive_size"]:
+            incomplete.append(folder)
     added = extract(incomplete) if incomplete else {}
     for folder, images in added.items():
-        names = list_images(folder)
-        if images is not None and len(images) == len(names):
-            archive = archive_id(find_archives(folder)[0])
-            cache = _Cache(images, _fingerprint(folder), archive, len(images))
-            _write_cache(folder, cache)
+        if images is not None and len(images) == len(list_images(folder)):
+            _write_cache(folder, images, _fingerprint(folder), len(images))
     return list(added)
 
 
@@ -196,36 +190,25 @@ class MNIST(Dataset):
 
         What looks wrong with them is said on stderr.
         """
-        fingerprint = _fingerprint(self.folder)  # taken before the files are read
         cache = _read_cache(self.folder)
-        if cache is None or cache.fingerprint != fingerprint:
+        if not cache:
+            fingerprint = _fingerprint(self.folder)  # taken before the files are read
             bar = tqdm(range(len(self)), f"decoding {self.folder}", leave=False, disable=None)
             images = np.stack([self._decode(index) for index in bar])
-            cache = _Cache(images, fingerprint, *_beside(self.folder))
-            _write_cache(self.folder, cache)
-        self._warn(cache)
-        return torch.from_numpy(cache.images)
-
-    def _warn(self, cache: _Cache) -> None:
-        if len(self) < cache.archive_size:
-            print(
-                f"warning: {self.folder} has {len(self):,} images, its archive "
-                f"{cache.archive_size:,}; to extract the others: "
-                f"python dataset.py --data_dir {self.folder.parent}",
-                file=sys.stderr,
-            )
-        if cache.images.mean() > 127:
-            print(
-                f"warning: {self.folder} is mostly bright; ink must be white (255) on black (0)",
-                file=sys.stderr,
-            )
-        ignored = [name for name in os.listdir(self.folder) if OTHER_IMAGE.fullmatch(name)]
-        if ignored:
-            print(
-                f"warning: {self.folder}: {len(ignored)} images not named {{ID}}_{{Label}}.png are "
-                f"ignored, such as {min(ignored)}",
-                file=sys.stderr,
-            )
+            cache = _write_cache(self.folder, images, fingerprint)
+        images, whole = cache["images"], cache["archive_size"]
+        others = [name for name in os.listdir(self.folder) if OTHER_IMAGE.fullmatch(name)]
+        warnings = []
+        if len(images) < whole:
+            command = f"python dataset.py --data_dir {self.folder.parent}"
+            warnings.append(f"has {len(images):,} of its archive's {whole:,} images; see {command}")
+        if images.mean() > 127:
+            warnings.append("is mostly bright, but ink must be white (255) on black (0)")
+        if others:
+            warnings.append(f"has {len(others)} images that are ignored, such as {min(others)}")
+        for warning in warnings:
+            print(f"warning: {self.folder} {warning}", file=sys.stderr)
+        return torch.from_numpy(images)
 
 
 # --- Tensors in memory ------------------------------------------------------------------------

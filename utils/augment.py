@@ -59,28 +59,18 @@ class Augmentation:
     """Random rotation, shift, scale, shear and elastic distortion, different for every image.
 
     Args:
-        rotate: largest rotation, in degrees.
-        shift: largest shift, in pixels, horizontally and vertically.
-        stretch: largest change of width and, independently, of height; 0.1 is 10 %.
-        shear: largest horizontal shear, in pixels per pixel of height.
-        elastic: standard deviation of the elastic field at its knots, in pixels.
+        args: the settings: the largest rotation rotate (degrees), shift (pixels, each way), stretch
+            (share of width and, independently, of height) and shear (pixels per pixel of height),
+            and elastic, the standard deviation of the field at its knots (pixels).
         device: where the images are.
     """
 
-    def __init__(
-        self,
-        rotate: float,
-        shift: float,
-        stretch: float,
-        shear: float,
-        elastic: float,
-        device: torch.device,
-    ) -> None:
-        self.rotate, self.shift, self.stretch = math.radians(rotate), shift, stretch
-        self.shear, self.elastic = shear, elastic
+    def __init__(self, args: Any, device: torch.device) -> None:
+        self.rotate, self.shift, self.stretch = math.radians(args.rotate), args.shift, args.stretch
+        self.shear, self.elastic = args.shear, args.elastic
         knots = torch.eye(KNOTS**2).view(-1, 1, KNOTS, KNOTS)
         bumps = F.interpolate(knots, (SIDE, SIDE), mode="bicubic", align_corners=True)
-        maps = torch.cat([_affine_maps(), bumps.squeeze(1)]) if elastic else _affine_maps()
+        maps = torch.cat([_affine_maps(), bumps.squeeze(1)]) if self.elastic else _affine_maps()
         self.maps = maps.flatten(1).to(device)
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -114,5 +104,6 @@ class Augmentation:
 
 def make_augmentation(args: Any, device: torch.device) -> Augmentation | None:
     """Return the augmentation that the settings ask for; None if they ask for none."""
-    limits = (args.rotate, args.shift, args.stretch, args.shear, args.elastic)
-    return Augmentation(*limits, device) if any(limits) else None
+    if any((args.rotate, args.shift, args.stretch, args.shear, args.elastic)):
+        return Augmentation(args, device)
+    return None

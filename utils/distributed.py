@@ -74,15 +74,11 @@ def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
 
 def check_shares(model: nn.Module, num_images: int, batch_size: int) -> None:
     """Raise UserError where a process's share of a batch is too small to train on."""
-    if batch_size < world_size():
+    least, smallest = 1, batch_size // world_size()
+    if any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+        least, smallest = 2, (num_images % batch_size or batch_size) // world_size()
+    if smallest < least:
         raise UserError(
-            f"--batch_size {batch_size}: smaller than the number of processes, {world_size()}; "
-            "choose a larger batch or fewer processes"
-        )
-    smallest = min(batch_size, num_images, num_images % batch_size or batch_size)
-    has_batch_norm = any(isinstance(layer, _BatchNorm) for layer in model.modules())
-    if has_batch_norm and smallest // world_size() < 2:
-        raise UserError(
-            f"--batch_size {batch_size}: of {num_images:,} images some process would get a batch "
-            "of fewer than two, which batch normalization can't train on; choose another"
+            f"--batch_size {batch_size}: of {num_images:,} images in {world_size()} processes, one "
+            f"would get fewer than {least} of some batch; choose another"
         )
