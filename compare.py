@@ -50,11 +50,12 @@ def verdict(pair: dict[str, Any]) -> str:
         f"{pair['mean']:.2f} points, {format_interval(over_runs, 2)} over {pair['n']} runs, "
         f"{format_interval(over_images, 2)} over the test images"
     )
-    open_questions = {"other runs": over_runs[0] <= 0, "other test images": over_images[0] <= 0}
-    if not any(open_questions.values()):
+    doubts = ["other runs"] * (over_runs[0] <= 0) + ["other test images"] * (over_images[0] <= 0)
+    if not doubts:
         return f"{better} is better than {than} by {figures}"
-    others = " and ".join(what for what, is_open in open_questions.items() if is_open)
-    return f"{better} and {than} can't be told apart, {others} could turn it round: {figures}"
+    return (
+        f"{better} and {than} can't be told apart: {figures}; {' or '.join(doubts)} may reverse it"
+    )
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
@@ -77,14 +78,9 @@ def short_table(results: dict[str, Any]) -> str:
 
 def full_table(results: dict[str, Any]) -> str:
     """Return everything that is known of the runs, as Markdown."""
-    changed = {
-        name: value
-        for name, value in results["settings"].items()
-        if name not in ("epochs", "device", "threads") and value != getattr(Args, name)
-    }
+    runs, settings = results["runs"], results["settings"]
     heads = ["network", "test accuracy, %", "min to max", "test loss", "train accuracy, %"]
-    heads += ["train loss", "test accuracy, mean over epochs", "seconds per run"]
-    heads += [] if changed else ["reported, %"]  # with the default settings
+    heads += ["train loss", "test accuracy, mean over epochs"]
     rows = []
     for model_type, network in results["networks"].items():
         accuracy = network["test_accuracy"]
@@ -92,28 +88,26 @@ def full_table(results: dict[str, Any]) -> str:
         row += [f"{accuracy['min']:.2f} to {accuracy['max']:.2f}"]
         row += [format_mean(network["test_loss"], 4), format_mean(network["train_accuracy"], 2)]
         row += [format_mean(network["train_loss"], 4), format_mean(network["mean_over_epochs"], 2)]
-        row += [seconds(results["runs"], model_type)]
-        row += [f"{REPORTED[model_type]:.2f}" if model_type in REPORTED else ""]
-        rows.append(row[: len(heads)])
-    seeds = sorted({one["seed"] for one in results["runs"]})
-    settings = ", ".join(f"{name} {value}" for name, value in changed.items()) or "the defaults"
+        rows.append(row)
+    free = ("epochs", "device", "threads")
+    changed = [f"{n} {v}" for n, v in settings.items() if n not in free and v != getattr(Args, n)]
+    seeds = sorted({one["seed"] for one in runs})
     notes = (
-        f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}), epochs: "
-        f"{results['settings']['epochs']}, in brackets the {results['method']} over the runs. "
-        f"Settings: {settings}. Data: {results['data']}. PyTorch {results['versions']['torch']} "
-        f"on {results['processor']}. Seconds: median of whole runs, from the loaded images to the "
-        "last test, and how many ran side by side."
+        f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}) after {settings['epochs']} "
+        f"epochs, in brackets the {results['method']} over the runs. Settings: "
+        f"{', '.join(changed) or 'the defaults'}. Data: {results['data']}. PyTorch "
+        f"{results['versions']['torch']} on {results['processor']}."
     )
+    if not changed:
+        reported = [f"{n} {REPORTED[n]:.2f}" for n in results["networks"] if n in REPORTED]
+        notes += f" Reported elsewhere, single runs: {', '.join(reported) or 'none'}."
+    if all(one["at_once"] == 1 for one in runs):  # side by side, runs take longer
+        seconds = [sum(one["curves"]["seconds"]) for one in runs]
+        notes += (
+            " Seconds of a whole run, one at a time, from the loaded images to the last test: "
+            f"median {np.median(seconds):.1f}, {min(seconds):.1f} to {max(seconds):.1f}."
+        )
     return f"{markdown(heads, rows)}\n\n{notes}"
-
-
-def seconds(runs: list[dict[str, Any]], model_type: str) -> str:
-    """Return a network's median seconds per run, for each number of runs side by side."""
-    totals: dict[int, list[float]] = {}
-    for one in runs:
-        if one["model_type"] == model_type:
-            totals.setdefault(one["at_once"], []).append(sum(one["curves"]["seconds"]))
-    return "; ".join(f"{np.median(times):.1f} ({count})" for count, times in sorted(totals.items()))
 
 
 # --- Results ----------------------------------------------------------------------------------
@@ -300,13 +294,12 @@ def main() -> None:
     jobs = {run_folder(args, group): args for args in all_args}
     on_cpu = select_device(args.device).type == "cpu"
     failed = train_all(run, jobs, flags.at_once if on_cpu else 1)
-    finished = {folder: args for folder, args in jobs.items() if folder.name not in failed}
+    finished = {folder: args for folder, args in jobs.items() if folder not in failed}
     if finished:
         report(finished, group, splits, flags.recipe or "baseline", flags.publish and not failed)
     if failed:
-        raise UserError(
-            f"{len(failed)} runs failed: {', '.join(failed)}; start again to retry them"
-        )
+        names = ", ".join(folder.name for folder in failed)
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {names}; start again to retry")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def train_steps(flags: argparse.Namespace) -> dict[tuple[str, str], list[float]]
     }
     failed = train_all(run, jobs, cores())
     if failed:
-        raise UserError(f"{len(failed)} runs failed: {', '.join(failed)}; start again to retry")
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed; start again to retry")
     return {
         key: [load_checkpoint(folder)["history"][-1]["val_accuracy"] for folder in own]
         for key, own in folders.items()

@@ -51,7 +51,7 @@ def test_readme_holds_the_committed_ladder():
 def test_committed_ladder_is_of_these_steps_and_follows_from_its_runs():
     found = committed()
     assert found["method"] == compare.METHOD
-    assert (found["seeds"], found["epochs"], found["holdout"]) == (5, 20, 10_000)
+    assert (found["seeds"], found["epochs"], found["val_size"]) == (5, 20, 10_000)
     for model_type in ("LeNet5", "CustomMLP"):
         own = [step for step in found["steps"] if step["model_type"] == model_type]
         assert [step["step"] for step in own] == [name for name, *_ in ladder.steps()]
@@ -65,7 +65,7 @@ def test_a_short_climb_touches_no_test_image_and_is_kept(workplace, cli, monkeyp
     (workplace / "README.md").write_text(f"{first}\n{last}\n")
     monkeypatch.setattr(ladder, "RUNGS", {"baseline": {}, "higher lr": {"lr": 0.05}})
     monkeypatch.setattr(ladder, "SIDE_STEPS", {"batches of 100": {"batch_size": 100}})
-    flags = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1, "--holdout", 300)
+    flags = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1, "--val_size", 300)
     code, out, err = cli(ladder, *flags)
     assert code == 0, err
     found = json.loads(Path("plots/ladder.json").read_text())
@@ -74,7 +74,7 @@ def test_a_short_climb_touches_no_test_image_and_is_kept(workplace, cli, monkeyp
     with Image.open("plots/ladder.png") as image:
         assert image.width >= 900 and len(image.convert("RGB").getcolors(2**24)) > 50
     last_step = found["steps"][-1]
-    args = main.Args(model_type="CustomMLP", seed=1, epochs=1, holdout=300, **last_step["settings"])
+    args = main.Args(model_type="CustomMLP", seed=1, epochs=1, val_size=300, **last_step["settings"])
     rows, checkpoint = load_run(compare.folder_of(args).relative_to("runs"))
     assert last_step["settings"]["batch_size"] == checkpoint["settings"]["batch_size"] == 100
     assert last_step["accuracies"][1] == rows[-1]["test_accuracy"]
@@ -84,11 +84,11 @@ def test_a_short_climb_touches_no_test_image_and_is_kept(workplace, cli, monkeyp
 
 @pytest.mark.parametrize("flags, tells", [
     (("--seeds", 0), "--seeds 0"),
-    (("--holdout", 0), "--holdout 0"),
-    (("--holdout", 5000), "--holdout 5000"),
+    (("--val_size", 0), "--val_size 0"),
+    (("--val_size", 5000), "--val_size 5000"),
     (("--models", "VGG"), "VGG"),
 ])  # fmt: skip
 def test_wrong_flags_are_refused_at_once(workplace, cli, flags, tells):
     code, out, err = cli(ladder, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert tells in err and not main.RUNS.exists()
+    assert tells in err and not RUNS.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import special, tar_bytes
-from files import UserError
+from utils.files import UserError
 from PIL import Image
 
 import dataset
@@ -156,8 +156,8 @@ def test_no_damage_gets_past_as_anything_but_a_clear_error(tmp_path, real):
         path = tmp_path / "train.tar"
         path.write_bytes(content)
         try:
-            members = list(dataset.read_archive(path, "train"))
-            [dataset.decode_png(png) for _, png in members]
+            members = list(archives.read_archive(path, "train"))
+            [archives.decode_png(png) for _, png in members]
         except (UserError, ValueError):
             refusals += 1
         else:

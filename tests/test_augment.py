@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 STRONG = {"rotate": 20, "shift": 3, "stretch": 0.2, "shear": 0.2, "elastic": 1.0}
 
 
-def warp(**limits):
+def augmentation(**limits):
     """A warp of nothing but what is named."""
     return Warp(**(dict.fromkeys(STRONG, 0.0) | limits), device=CPU)
 
@@ -29,7 +29,7 @@ def coefficients(*rows):
 
 def test_known_coefficients_move_and_turn_the_pixels(digits):
     image = digits[0][:1]
-    plain = warp()
+    plain = augmentation()
     same = plain(image, coefficients([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]))
     assert torch.allclose(same, image, atol=1e-5)
     # Looking 3 pixels to the right and 2 further down moves the digit to the left and up.
@@ -41,30 +41,30 @@ def test_known_coefficients_move_and_turn_the_pixels(digits):
 
 def test_what_comes_in_at_the_edge_is_background(digits):
     image = digits[0][:1]
-    moved = warp()(image, coefficients([1.0, 0.0, 2.0], [0.0, 1.0, 0.0]))  # out of the picture
+    moved = augmentation()(image, coefficients([1.0, 0.0, 2.0], [0.0, 1.0, 0.0]))  # out of the picture
     assert torch.allclose(moved, image.min().expand_as(moved))
 
 
 def test_each_limit_bounds_its_own_change():
     generator = torch.Generator().manual_seed(0)
     identity = torch.eye(2, 3)
-    turns = warp(rotate=10).draw(1000, generator)
+    turns = augmentation(rotate=10).draw(1000, generator)
     angles = torch.rad2deg(torch.atan2(turns[:, 1, 0], turns[:, 0, 0]))
     assert 9.5 < angles.max() <= 10.001 and -10.001 <= angles.min() < -9.5
     assert torch.allclose(turns[:, :, :2] @ turns[:, :, :2].mT, torch.eye(2), atol=1e-5)
-    moves = warp(shift=2).draw(1000, generator) - identity
+    moves = augmentation(shift=2).draw(1000, generator) - identity
     assert torch.all(moves[:, :, :2] == 0)
     assert 1.9 < moves[:, :, 2].abs().max() * 14 <= 2.001
-    sizes = warp(stretch=0.1).draw(1000, generator) - identity
+    sizes = augmentation(stretch=0.1).draw(1000, generator) - identity
     assert 0.095 < sizes[:, 0, 0].abs().max() <= 0.1001
     assert abs(torch.corrcoef(sizes[:, [0, 1], [0, 1]].T)[0, 1]) < 0.1  # width apart from height
-    slants = warp(shear=0.3).draw(1000, generator) - identity
+    slants = augmentation(shear=0.3).draw(1000, generator) - identity
     assert 0.28 < slants[:, 0, 1].abs().max() <= 0.3001
     assert torch.all(slants[:, 1] == 0)
 
 
 def test_elastic_field_is_smooth_and_as_wide_as_said():
-    elastic = warp(elastic=1.5)
+    elastic = augmentation(elastic=1.5)
     drawn = elastic.draw(2000, torch.Generator().manual_seed(0))
     assert drawn.shape == (2000, 2, 3 + KNOTS**2)
     field = (drawn[:, :, 3:] @ elastic.maps[3:]).view(2000, 2, 28, 28) * 14  # in pixels
@@ -81,7 +81,7 @@ def test_warped_batches_keep_labels_move_pixels_and_can_be_repeated(digits):
         batches = list(Batches(images, labels, 300, torch.Generator().manual_seed(seed), chosen))
         return torch.cat([batch[0] for batch in batches]), torch.cat([b[1] for b in batches])
 
-    mild = warp(rotate=10, shift=1, stretch=0.1, shear=0.1, elastic=0.5)
+    mild = augmentation(rotate=10, shift=1, stretch=0.1, shear=0.1, elastic=0.5)
     order = torch.randperm(2000, generator=torch.Generator().manual_seed(3))
     warped, warped_labels = epoch(3, mild)
     assert torch.equal(warped_labels, labels[order])
@@ -98,7 +98,7 @@ def test_warped_batches_keep_labels_move_pixels_and_can_be_repeated(digits):
 
 def test_each_time_through_and_each_image_is_warped_anew(digits):
     images = digits[0][:1].expand(40, -1, -1, -1)
-    batches = Batches(images, digits[1][:40], 40, torch.Generator(), warp(shift=2))
+    batches = Batches(images, digits[1][:40], 40, torch.Generator(), augmentation(shift=2))
     (first, *_), (second, *_) = *batches, *batches
     assert len(torch.unique(torch.cat([first, second]).flatten(1), dim=0)) == 80
 
@@ -137,7 +137,7 @@ def test_deskewed_digits_are_upright_and_in_the_middle(digits):
 
 def test_deskewing_undoes_a_slant_and_nothing_else(digits):
     images = digits[0][:200]
-    slanted = warp()(images, coefficients([1.0, 0.2, 0.0], [0.0, 1.0, 0.0]).expand(200, -1, -1))
+    slanted = augmentation()(images, coefficients([1.0, 0.2, 0.0], [0.0, 1.0, 0.0]).expand(200, -1, -1))
     apart = (images - slanted).square().mean()
     assert (deskew(images) - deskew(slanted)).square().mean() < 0.05 * apart
     # Heights are left alone: every row keeps its ink.

@@ -144,12 +144,12 @@ def test_a_mistyped_name_makes_no_folder(finished, cli):
 
 
 def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, cli):
-    lock = main.claim(finished)
+    lock = acquire_lock(finished)
     code, _, err = cli(main, "--resume", "--name", "done", "--epochs", 3)
     assert (code, err.count("\n")) == (2, 1) and "another process" in err
     lock.release()
     shutil.rmtree(finished)
-    lock = main.claim(finished)  # as a process has it that has not yet written a checkpoint
+    lock = acquire_lock(finished)  # as a process has it that has not yet written a checkpoint
     code, _, err = cli(main, "--model_type", "CustomMLP", "--name", "done")
     assert (code, err.count("\n")) == (2, 1) and "taken" in err
     lock.release()

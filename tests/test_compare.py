@@ -212,4 +212,4 @@ def test_runs_are_shared_out_over_processes(workplace):
 def test_wrong_flags_are_refused_at_once(workplace, cli, flags, tells):
     code, out, err = cli(compare, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1) and tells in err
-    assert not main.RUNS.exists()
+    assert not RUNS.exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SIZES, special, tar_bytes
-from files import UserError
+from utils.files import UserError
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -41,11 +41,11 @@ def idx_files(images, labels):
 def test_shipped_archives_are_the_original_mnist(split):
     images, labels = [], []
     for index, (name, content) in enumerate(
-        dataset.read_archive(ROOT / f"data/{split}.tar.xz", split)
+        archives.read_archive(ROOT / f"data/{split}.tar.xz", split)
     ):
-        image_id, label = dataset.parse_name(name)
+        image_id, label = archives.parse_name(name)
         assert (image_id, name) == (index, f"{index:05d}_{label}.png")
-        images.append(dataset.decode_png(content))
+        images.append(archives.decode_png(content))
         labels.append(label)
     sums = [hashlib.md5(content).hexdigest() for content in idx_files(np.stack(images), labels)]
     assert tuple(sums) == MD5[split]
@@ -53,13 +53,13 @@ def test_shipped_archives_are_the_original_mnist(split):
 
 def test_packing_twice_gives_the_same_bytes_and_the_shipped_members(tmp_path, real):
     members = real["test"][:100]
-    images = np.stack([dataset.decode_png(content) for _, content in members])
-    labels = [dataset.parse_name(name)[1] for name, _ in members]
+    images = np.stack([archives.decode_png(content) for _, content in members])
+    labels = [archives.parse_name(name)[1] for name, _ in members]
     for folder in ("once", "again"):
-        dataset.write_archive(tmp_path / folder / "test.tar.xz", "test", images, labels)
+        archives.write_archive(tmp_path / folder / "test.tar.xz", "test", images, labels)
     once, again = ((tmp_path / f / "test.tar.xz").read_bytes() for f in ("once", "again"))
     assert once == again
-    assert list(dataset.read_archive(tmp_path / "once/test.tar.xz", "test")) == members
+    assert list(archives.read_archive(tmp_path / "once/test.tar.xz", "test")) == members
 
 
 @pytest.mark.parametrize("name", dataset.DATASETS)
@@ -69,8 +69,8 @@ def test_original_files_are_packed_extracted_and_trained_on_offline(workplace, r
     prefix = {"MNIST": "", "FashionMNIST": "", "KMNIST": "", "QMNIST": "qmnist-"}[name]
     for split, stem in (("train", "train"), ("test", "test" if name == "QMNIST" else "t10k")):
         members = real[split][:150]
-        images = np.stack([dataset.decode_png(content) for _, content in members])
-        labels = [dataset.parse_name(name)[1] for name, _ in members]
+        images = np.stack([archives.decode_png(content) for _, content in members])
+        labels = [archives.parse_name(name)[1] for name, _ in members]
         image_file, label_file = idx_files(images, labels)
         (raw / f"{prefix}{stem}-images-idx3-ubyte").write_bytes(image_file)
         if name == "QMNIST":  # 8 columns of int32, the first of which is the label
@@ -117,7 +117,7 @@ def test_every_kind_of_archive_is_read(tmp_path, real, mode, suffix):
     members.insert(0, (special("./test", tarfile.DIRTYPE), b""))
     (tmp_path / f"test.{suffix}").write_bytes(tar_bytes(members, mode))
     images = MNIST(tmp_path / "test").images
-    assert torch.equal(images[3], torch.from_numpy(dataset.decode_png(real["test"][3][1])))
+    assert torch.equal(images[3], torch.from_numpy(archives.decode_png(real["test"][3][1])))
     assert len(images) == 20
 
 
@@ -258,10 +258,10 @@ def test_dataset_is_normalised_sorted_and_typed(workplace, real):
     split = MNIST("data/test")
     image, label = split[42]
     name, content = real["test"][42]
-    pixels = dataset.decode_png(content).astype(np.float64)
+    pixels = archives.decode_png(content).astype(np.float64)
     assert image.dtype == torch.float32 and image.shape == (1, 28, 28)
     assert np.allclose(image[0].numpy(), (pixels / 255 - 0.1307) / 0.3081, atol=1e-6)
-    assert type(label) is int and label == dataset.parse_name(name)[1]
+    assert type(label) is int and label == archives.parse_name(name)[1]
     assert (split.labels.dtype, split.images.dtype) == (torch.int64, torch.uint8)
     assert torch.allclose(normalise(split.images)[42], image, atol=1e-6)
     assert split.names == [name for name, _ in real["test"]]

@@ -75,4 +75,4 @@ def test_an_error_is_one_line_of_one_process(workplace):
     assert code != 0 and out == ""
     assert err.count("--batch_size 1: smaller than the number of processes, 2") == 1
     assert 'main.py", line' not in err  # no traceback of ours in what torchrun reports
-    assert not main.RUNS.exists()
+    assert not RUNS.exists()

@@ -114,16 +114,16 @@ def test_a_run_never_destroys_an_older_one(workplace, cli):
     flags = ("--model_type", "CustomMLP", "--epochs", 1)
     for seed in range(3):
         assert cli(main, *flags, "--seed", seed)[0] == 0
-    runs = {path.name: (path / "checkpoint.pt").read_bytes() for path in main.RUNS.iterdir()}
+    runs = {path.name: (path / "checkpoint.pt").read_bytes() for path in RUNS.iterdir()}
     assert set(runs) == {"CustomMLP", "CustomMLP-2", "CustomMLP-3"}
     assert [load_run(name)[1]["settings"]["seed"] for name in sorted(runs)] == [0, 1, 2]
 
-    (main.RUNS / "mine").mkdir()  # no checkpoint in it: not taken
+    (RUNS / "mine").mkdir()  # no checkpoint in it: not taken
     assert cli(main, *flags, "--name", "mine")[0] == 0
     code, _, err = cli(main, *flags, "--name", "CustomMLP")
     assert code == 2 and err.count("\n") == 1 and "taken" in err
     for name, content in runs.items():
-        assert (main.RUNS / name / "checkpoint.pt").read_bytes() == content
+        assert (RUNS / name / "checkpoint.pt").read_bytes() == content
 
 
 # --- Refused settings -------------------------------------------------------------------------
@@ -156,14 +156,14 @@ def test_wrong_settings_are_refused_at_once(workplace, cli, flags, tells):
     code, out, err = cli(main, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert tells in err and "Traceback" not in err
-    assert not main.RUNS.exists() and not (workplace / "plots").exists()
+    assert not RUNS.exists() and not (workplace / "plots").exists()
 
 
 def test_bad_data_is_refused_and_leaves_no_run(workplace, cli):
     (workplace / "data/test.tar").write_bytes(b"no archive")
     code, _, err = cli(main, *QUICK)
     assert code == 2 and err.count("\n") == 1 and "test.tar" in err
-    assert not main.RUNS.exists()
+    assert not RUNS.exists()
 
 
 def test_every_setting_is_a_flag_with_its_default_and_help(cli):

@@ -21,7 +21,7 @@ SHORTER = {
     "python main.py --recipe best": "--epochs 1",
     "python compare.py": "--models CustomMLP --seeds 1 --epochs 1",
     "python compare.py --recipe best --first_seed 10": "--models CustomMLP --seeds 1 --epochs 1",
-    "python ladder.py": "--models CustomMLP --seeds 1 --epochs 1 --holdout 100",
+    "python ladder.py": "--models CustomMLP --seeds 1 --epochs 1 --val_size 100",
     "python tests/benchmark.py": "--rounds 1 --share 0.05",
 }
 

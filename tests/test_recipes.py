@@ -28,7 +28,7 @@ def test_baseline_is_the_args_block():
 def test_every_added_setting_is_used_by_a_recipe():
     used = {name for settings in RECIPES.values() for name in settings}
     added = [field.name for field in dataclasses.fields(Args)][8:]
-    assert set(added) - used == {"holdout"}
+    assert set(added) - used == {"val_size"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -60,14 +60,14 @@ def test_fast_recipe_brings_its_network(workplace, cli):
     (("--shift", 28), "--shift 28"),
     (("--stretch", 1), "--stretch 1"),
     (("--elastic", -1), "--elastic -1"),
-    (("--holdout", -1), "--holdout -1"),
-    (("--holdout", 2000), "--holdout 2000"),
+    (("--val_size", -1), "--val_size -1"),
+    (("--val_size", 2000), "--val_size 2000"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused_at_once(workplace, cli, flags, tells):
     code, out, err = cli(main, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert tells in err
-    assert not main.RUNS.exists()
+    assert not RUNS.exists()
 
 
 # --- Label smoothing, weight decay and schedule -----------------------------------------------
@@ -162,15 +162,15 @@ def test_one_cycle_run_is_not_extended(workplace, cli):
 def test_held_out_images_are_the_last_and_never_trained_on(workplace):
     split = MNIST("data/train")
     everything = normalise(split.images)
-    _, ((images, labels), (held_out, held_labels)) = main.prepare(Args(holdout=300, device="cpu"))
+    _, ((images, labels), (held_out, held_labels)) = main.prepare(Args(val_size=300, device="cpu"))
     assert torch.equal(torch.cat([images, held_out]), everything)
     assert torch.equal(torch.cat([labels, held_labels]), split.labels)
     assert len(held_out) == 300
 
 
-def test_with_holdout_the_test_set_is_not_touched(workplace, cli):
+def test_with_val_size_the_test_set_is_not_touched(workplace, cli):
     (workplace / "data/test.tar").unlink()
-    flags = (*MLP, "--epochs", 2, "--lr", 0.03, "--holdout", 500)
+    flags = (*MLP, "--epochs", 2, "--lr", 0.03, "--val_size", 500)
     code, out, err = cli(main, *flags)
     assert (code, err) == (0, "")
     assert "Held-out Accuracy: " in out and "Test Accuracy" not in out
@@ -185,7 +185,7 @@ def test_with_holdout_the_test_set_is_not_touched(workplace, cli):
 
 
 def test_held_out_images_leave_no_trace_in_the_weights(workplace, cli):
-    flags = (*MLP, "--epochs", 1, "--recipe", "best", "--holdout", 500, "--name")
+    flags = (*MLP, "--epochs", 1, "--recipe", "best", "--val_size", 500, "--name")
     assert cli(main, *flags, "as_is")[0] == 0
     for path in sorted((workplace / "data/train").iterdir())[-500:]:  # other images, other labels
         image_id, digit = path.stem.split("_")

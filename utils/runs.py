@@ -25,6 +25,7 @@ from utils.checkpoint import (
     load_checkpoint,
 )
 from utils.files import UserError
+from utils.metrics import format_row
 from utils.settings import select_device
 
 # The code that decides what a training computes.
@@ -139,8 +140,8 @@ def _exit_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def train_all(run: Run, jobs: dict[Path, Any], at_once: int) -> list[str]:
-    """Train what is missing of many runs, so many at once, each in a process.
+def train_all(run: Run, jobs: dict[Path, Any], at_once: int) -> list[Path]:
+    """Train what is missing of many runs, so many side by side, each in a process.
 
     Args:
         run: main.run().
@@ -148,11 +149,11 @@ def train_all(run: Run, jobs: dict[Path, Any], at_once: int) -> list[str]:
         at_once: number of processes.
 
     Returns:
-        The names of the runs that failed; why is on stderr.
+        The folders of the runs that failed; why is on stderr.
     """
     missing = {folder: args for folder, args in jobs.items() if not is_finished(args, folder)}
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished, {len(missing)} to train")
-    failed: list[str] = []
+    failed: list[Path] = []
     context = multiprocessing.get_context("spawn")
     with (
         tqdm(total=len(missing), unit=" runs", disable=None) as bar,
@@ -164,14 +165,12 @@ def train_all(run: Run, jobs: dict[Path, Any], at_once: int) -> list[str]:
         }
         try:
             for future in as_completed(futures):
-                name = futures[future].name
+                folder = futures[future]
                 try:
-                    row = future.result()[-1]
-                    column = "val_accuracy" if "val_accuracy" in row else "test_accuracy"
-                    bar.write(f"{name}: {column.replace('_', ' ')} {row[column]:.2f}")
+                    bar.write(f"{folder}: {format_row(future.result()[-1])}")
                 except (UserError, BrokenExecutor) as error:
-                    failed.append(name)
-                    bar.write(f"{name}: {error}", file=sys.stderr)
+                    failed.append(folder)
+                    bar.write(f"{folder}: {error}", file=sys.stderr)
                 bar.update()
         except BaseException:  # Ctrl-C: what the runs have done so far is in their checkpoints
             for process in multiprocessing.active_children():
