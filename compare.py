@@ -64,27 +64,32 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def short_table(results: dict[str, Any]) -> str:
-    """Return the README's table: accuracy and its two intervals, then what the differences say."""
+def summary_table(results: dict[str, dict[str, Any]]) -> str:
+    """Return the README's table, a column per recipe, from recipe -> results."""
     rows = []
-    for model_type, network in results["networks"].items():
-        accuracy = network["test_accuracy"]
-        row = [TITLES[model_type], f"{count_parameters(model_type):,}", f"{accuracy['mean']:.2f}"]
-        row.append(format_interval(accuracy["interval"], 2))
-        rows.append([*row, format_interval(network["interval_over_images"], 2)])
-    heads = ["network", "parameters", "test accuracy, %", "over the runs", "over the test images"]
-    return "\n".join([markdown(heads, rows), "", *(f"- {verdict(p)}" for p in results["pairs"])])
+    for model_type in MODELS:
+        cells = [
+            format_mean(one["networks"][model_type]["test_accuracy"], 2)
+            if model_type in one["networks"]
+            else ""
+            for one in results.values()
+        ]
+        if any(cells):
+            rows.append([TITLES[model_type], f"{count_parameters(model_type):,}", *cells])
+    heads = [f"{recipe}, {one['settings']['epochs']} epochs" for recipe, one in results.items()]
+    return markdown(["test accuracy in percent", "parameters", *heads], rows)
 
 
 def full_table(results: dict[str, Any]) -> str:
-    """Return everything that is known of the runs, as Markdown."""
+    """Return what is known of the runs, as Markdown: figures, how they were made, verdicts."""
     runs, settings = results["runs"], results["settings"]
-    heads = ["network", "test accuracy, %", "min to max", "test loss", "train accuracy, %"]
-    heads += ["train loss", "test accuracy, mean over epochs"]
+    heads = ["network", "test accuracy, %", "over the test images", "min to max", "test loss"]
+    heads += ["train accuracy, %", "train loss", "test accuracy, mean over epochs"]
     rows = []
     for model_type, network in results["networks"].items():
         accuracy = network["test_accuracy"]
-        row = [model_type, format_mean(accuracy, 2)]
+        row = [TITLES[model_type], format_mean(accuracy, 2)]
+        row += [format_interval(network["interval_over_images"], 2)]
         row += [f"{accuracy['min']:.2f} to {accuracy['max']:.2f}"]
         row += [format_mean(network["test_loss"], 4), format_mean(network["train_accuracy"], 2)]
         row += [format_mean(network["train_loss"], 4), format_mean(network["mean_over_epochs"], 2)]
@@ -94,7 +99,8 @@ def full_table(results: dict[str, Any]) -> str:
     seeds = sorted({one["seed"] for one in runs})
     notes = (
         f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}) after {settings['epochs']} "
-        f"epochs, in brackets the {results['method']} over the runs. Settings: "
+        f"epochs, in brackets the {results['method']}, over the runs where nothing else is said. "
+        f"Settings: "
         f"{', '.join(changed) or 'the defaults'}. Data: {results['data']}. PyTorch "
         f"{results['versions']['torch']} on {results['processor']}."
     )
@@ -107,7 +113,8 @@ def full_table(results: dict[str, Any]) -> str:
             " Seconds of a whole run, one at a time, from the loaded images to the last test: "
             f"median {np.median(seconds):.1f}, {min(seconds):.1f} to {max(seconds):.1f}."
         )
-    return f"{markdown(heads, rows)}\n\n{notes}"
+    verdicts = "\n".join(f"- {verdict(pair)}" for pair in results["pairs"])
+    return f"{markdown(heads, rows)}\n\n{notes}\n\n{verdicts}".strip()
 
 
 # --- Results ----------------------------------------------------------------------------------
@@ -238,16 +245,26 @@ def report(
     results = build_results(runs, shares, args, splits)
     content = (json.dumps(results, indent=1) + "\n").encode()
     pictures = plot_all(runs, shares, results, splits[1])
-    short, full = short_table(results), full_table(results)
+    table = full_table(results)
     files = {group / f"{name}.png": picture for name, picture in pictures.items()}
     files[group / "results.json"] = content
     if publish:
         files |= {RESULTS / f"{name}_{recipe}.png": picture for name, picture in pictures.items()}
+        samples = (splits[0].images.numpy(), splits[0].labels.tolist())
+        files[RESULTS / "samples.png"] = plots.plot_samples(*samples)
         files[RESULTS / f"{recipe}.json"] = content
-        files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", recipe, full)
-        files[Path("README.md")] = with_table(Path("README.md"), recipe, short)
+        files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", recipe, table)
+        everything = {name: published(name) for name in RECIPES} | {recipe: results}
+        summary = summary_table({name: one for name, one in everything.items() if one})
+        files[Path("README.md")] = with_table(Path("README.md"), "results", summary)
     write_all(files)
-    print(short, full, f"results and plots: {RESULTS if publish else group}", sep="\n\n")
+    print(table, f"results and plots: {RESULTS if publish else group}", sep="\n\n")
+
+
+def published(recipe: str) -> dict[str, Any] | None:
+    """Return a recipe's published results, None if there are none."""
+    path = RESULTS / f"{recipe}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 # --- The command ------------------------------------------------------------------------------

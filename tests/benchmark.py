@@ -1,11 +1,11 @@
-"""Speed and memory of training, every variant in one run, alternating: python tests/benchmark.py
+"""Speed and memory, variants in one run and alternating: python tests/benchmark.py
 
-Prints for each network the seconds of one training epoch, medians over the rounds: the textbook
-way (MNIST files through a DataLoader), main.py's way, and a bare loop of tensors; then what
-checkpoints, determinism and random warps cost, how training scales over processes, and peak memory.
+Prints for each network the seconds of a training epoch, medians over the rounds: the textbook way
+(MNIST files through a DataLoader), main.py's way, and a bare loop of tensors; then what threads,
+checkpoints, determinism and augmentation cost, how training scales over processes, peak memory.
+With --publish it times the README's commands instead and writes them there.
 """
 
-import argparse
 import re
 import statistics
 import subprocess
@@ -18,16 +18,26 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 import torch.nn.functional as F
-from augment import Warp
-from files import command
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-import main
-from dataset import MNIST, Batches
-from main import Args
+from dataset import MNIST, Batches, Split, load_splits, prepare
+from main import RECIPES, Args, train
 from model import MODELS
+from utils.augment import make_augmentation
+from utils.checkpoint import save_run
+from utils.files import atomic_write, run_command, with_table
+from utils.settings import Parser, make_reproducible, processor_name
 
 ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+# The README's commands that a reader waits for, and what they are called there.
+COMMANDS = {
+    "dataset.py": "`python dataset.py` (extraction)",
+    "main.py": "`python main.py`",
+    "main.py --model_type CustomMLP": "`--model_type CustomMLP`",
+    "main.py --recipe fast": "`--recipe fast`",
+    "main.py --recipe best": "`--recipe best`",
+}
 
 
 def sgd(model: torch.nn.Module) -> torch.optim.SGD:
@@ -38,7 +48,7 @@ def sgd(model: torch.nn.Module) -> torch.optim.SGD:
 def textbook_epoch(model_type: str, data_dir: str, share: float) -> None:
     """Train over a share of the files, through a DataLoader, as tutorials do."""
     split = MNIST(Path(data_dir) / "train")
-    subset = torch.utils.data.Subset(split, range(round(share * len(split))))
+    subset = Subset(split, range(round(share * len(split))))
     model = MODELS[model_type]()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     for images, labels in DataLoader(subset, batch_size=64, shuffle=True):
@@ -48,21 +58,19 @@ def textbook_epoch(model_type: str, data_dir: str, share: float) -> None:
         optimizer.step()
 
 
-def our_epoch(
-    model_type: str, images: torch.Tensor, labels: torch.Tensor, warp: Warp | None = None
-) -> None:
+def our_epoch(model_type: str, split: Split, augmentation=None) -> None:
     """Train one epoch with main.py's code."""
-    model = MODELS[model_type]().to(images.device, memory_format=torch.channels_last)
-    main.train(model, Batches(images, labels, 64, torch.Generator(), warp), sgd(model))
+    model = MODELS[model_type]().to(memory_format=torch.channels_last)
+    train(model, Batches(split, 64, torch.Generator(), augmentation), sgd(model))
 
 
-def bare_epoch(model_type: str, images: torch.Tensor, labels: torch.Tensor) -> None:
+def bare_epoch(model_type: str, split: Split) -> None:
     """Train one epoch in the shortest loop there is: the floor, without any figures of it."""
-    model = MODELS[model_type]().to(images.device, memory_format=torch.channels_last).train()
+    model = MODELS[model_type]().to(memory_format=torch.channels_last).train()
     optimizer = sgd(model)
-    for batch in torch.randperm(len(labels)).split(64):
+    for batch in torch.randperm(len(split.labels)).split(64):
         optimizer.zero_grad()
-        F.cross_entropy(model(images[batch]), labels[batch]).backward()
+        F.cross_entropy(model(split.images[batch]), split.labels[batch]).backward()
         optimizer.step()
 
 
@@ -74,54 +82,73 @@ def seconds(step, *values) -> float:
 
 
 def report(name: str, times: list[float], note: str = "") -> float:
-    """Print a row, median and spread; returns the median."""
+    """Print a row, median and range; returns the median."""
     median = statistics.median(times)
-    spread = f"{min(times):8.3f} to {max(times):.3f}"
-    print(f"  {name:<34}{median:8.3f} s   {spread:<20} n={len(times)}  {note}")
+    extent = f"{min(times):8.3f} to {max(times):.3f}"
+    print(f"  {name:<34}{median:8.3f} s   {extent:<20} n={len(times)}  {note}", flush=True)
     return median
 
 
-def compare_loops(data_dir: str, rounds: int, share: float) -> None:
+def compare_loops(split: Split, data_dir: str, rounds: int, share: float) -> None:
     """Textbook, main.py and bare loop, alternating."""
-    images, labels = main.load(Path(data_dir, "train").resolve(), torch.device("cpu"))
-    count = len(labels)
+    count = len(split.labels)
     for model_type in ("LeNet5", "CustomMLP"):
         textbook, ours, bare = [], [], []
-        our_epoch(model_type, images, labels)  # warm up
+        our_epoch(model_type, split)  # warm up
         for _ in range(rounds):
             textbook.append(seconds(textbook_epoch, model_type, data_dir, share) / share)
             for _ in range(3):
-                ours.append(seconds(our_epoch, model_type, images, labels))
-                bare.append(seconds(bare_epoch, model_type, images, labels))
+                ours.append(seconds(our_epoch, model_type, split))
+                bare.append(seconds(bare_epoch, model_type, split))
         print(f"\n{model_type}: one training epoch of {count:,} images, batch 64")
-        slow = report(
-            "textbook: files, DataLoader",
-            textbook,
-            f"{count / statistics.median(textbook):,.0f} images/s",
-        )
+        rate = f"{count / statistics.median(textbook):,.0f} images/s"
+        slow = report("textbook: files, DataLoader", textbook, rate)
         fast = report("main.py", ours, f"{count / statistics.median(ours):,.0f} images/s")
         floor = report("bare loop of tensors", bare)
         print(f"  textbook / main.py {slow / fast:.1f}   main.py / bare loop {fast / floor:.2f}")
 
 
-def cost_of_trust(data_dir: str, rounds: int) -> None:
+def cost_of_threads(split: Split, rounds: int) -> None:
+    """Seconds of an epoch with 1 and 2 threads, alone and beside a busy process."""
+    print("\nThreads")
+    for model_type in ("LeNet5", "CustomMLP"):
+        for neighbours in (0, 1):
+            times: dict[int, list[float]] = {1: [], 2: []}
+            command = [sys.executable, "-c", "while True: pass"]
+            busy = [subprocess.Popen(command) for _ in range(neighbours)]
+            try:
+                for _ in range(rounds):
+                    for threads, seen in times.items():
+                        torch.set_num_threads(threads)
+                        seen.append(seconds(our_epoch, model_type, split))
+            finally:
+                torch.set_num_threads(1)
+                for process in busy:
+                    process.kill()
+            beside = "busy neighbour" if neighbours else "idle machine"
+            one, two = (
+                report(f"{model_type}, {n} thread(s), {beside}", t) for n, t in times.items()
+            )
+            print(f"  2 threads / 1 thread {two / one:.2f}")
+
+
+def cost_of_trust(split: Split, rounds: int) -> None:
     """Seconds of a checkpoint and of deterministic algorithms, in percent of an epoch."""
-    device = torch.device("cpu")
-    images, labels = main.load(Path(data_dir, "train").resolve(), device)
-    print("\nCost of checkpoints and of determinism")
+    print("\nCheckpoints and determinism")
     for model_type in ("LeNet5", "CustomMLP"):
         model = MODELS[model_type]().to(memory_format=torch.channels_last)
         generator, optimizer = torch.Generator(), sgd(model)
-        main.train(model, Batches(images[:640], labels[:640], 64, generator), optimizer)
-        history = [dict.fromkeys(main.COLUMNS, 0.0)] * 20
-        epochs = {True: [], False: []}
+        train(model, Batches(Split(*(part[:640] for part in split)), 64, generator), optimizer)
+        history = [dict.fromkeys(("epoch", "train_loss", "test_loss", "seconds"), 0.0)] * 20
+        epochs: dict[bool, list[float]] = {True: [], False: []}
         with tempfile.TemporaryDirectory() as folder:
             state = (Path(folder), Args(), model, optimizer, generator, history)
-            saves = [seconds(main.save_run, *state) for _ in range(20)]
+            saves = [seconds(save_run, *state) for _ in range(20)]
         for _ in range(3 * rounds):
             for deterministic, times in epochs.items():
                 torch.use_deterministic_algorithms(deterministic)
-                times.append(seconds(our_epoch, model_type, images, labels))
+                times.append(seconds(our_epoch, model_type, split))
+        torch.use_deterministic_algorithms(True)
         epoch = report(f"{model_type}, deterministic", epochs[True])
         other = report(f"{model_type}, not deterministic", epochs[False])
         save = report(f"{model_type}, checkpoint and metrics", saves)
@@ -129,25 +156,24 @@ def cost_of_trust(data_dir: str, rounds: int) -> None:
         print(f"determinism {100 * epoch / other - 100:.1f}")
 
 
-def cost_of_warps(data_dir: str, rounds: int) -> None:
-    """Seconds of an epoch with the best recipe's random warps and without, alternating."""
-    images, labels = main.load(Path(data_dir, "train").resolve(), torch.device("cpu"))
-    warp = main.make_warp(Args(**main.RECIPES["best"]), torch.device("cpu"))
-    print("\nCost of random warps")
+def cost_of_augmentation(split: Split, rounds: int) -> None:
+    """Seconds of an epoch with the best recipe's augmentation and without, alternating."""
+    augmentation = make_augmentation(Args(**RECIPES["best"]), CPU)
+    print("\nAugmentation")
     for model_type in ("LeNet5", "CustomMLP"):
-        times = {warp: [], None: []}
+        times = {augmentation: [], None: []}
         for _ in range(3 * rounds):
             for choice, seen in times.items():
-                seen.append(seconds(our_epoch, model_type, images, labels, choice))
-        warped = report(f"{model_type}, warped", times[warp])
-        plain = report(f"{model_type}, not warped", times[None])
-        print(f"  the warps' share of the warped epoch: {100 * (1 - plain / warped):.0f} %")
+                seen.append(seconds(our_epoch, model_type, split, choice))
+        augmented = report(f"{model_type}, augmented", times[augmentation])
+        plain = report(f"{model_type}, not augmented", times[None])
+        print(f"  augmentation's share of its epoch: {100 * (1 - plain / augmented):.0f} %")
 
 
 def scaling(data_dir: str, rounds: int) -> None:
-    """Seconds an epoch, test included, over 1 and 2 processes of one thread each."""
-    print("\nScaling of LeNet5 over processes of one thread each, an epoch with its test")
-    times = {1: [], 2: []}
+    """Seconds per epoch, test included, over 1 and 2 processes of one thread each."""
+    print("\nLeNet5 over processes of one thread each, an epoch with its test")
+    times: dict[int, list[float]] = {1: [], 2: []}
     flags = [str(ROOT / "main.py"), "--epochs", "2", "--data_dir", str(Path(data_dir).resolve())]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     for _ in range(rounds):
@@ -177,22 +203,46 @@ def peak_memory(data_dir: str) -> None:
     print(f"\nPeak memory of python main.py --epochs 1: {peak / 1e6:,.0f} MB")
 
 
-def run_all() -> None:
+def publish_commands(rounds: int) -> None:
+    """Time the README's commands in an empty folder, and write the medians there."""
+    times: dict[str, list[float]] = {command: [] for command in COMMANDS}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "data").mkdir()
+            for path in (ROOT / "data").glob("*.tar.xz"):
+                (Path(folder) / "data" / path.name).symlink_to(path)
+            for command, seen in times.items():
+                script, *flags = command.split()
+                words = [sys.executable, str(ROOT / script), *flags]
+                seen.append(seconds(lambda w=words: subprocess.run(w, cwd=folder, check=True)))
+    medians = [f"{name} {statistics.median(times[c]):.0f} s" for c, name in COMMANDS.items()]
+    text = f"Seconds on an {processor_name('cpu', 1)}, start-up included: {', '.join(medians)}."
+    atomic_write(ROOT / "README.md", with_table(ROOT / "README.md", "costs", text))
+    print(text)
+
+
+def main() -> None:
     """Run every measurement, under main.py's settings of PyTorch."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data_dir", default=str(ROOT / "data"), help="folder of the images")
+    make_reproducible(seed=0, threads=1)
+    parser = Parser(description=__doc__)
+    parser.add_argument("--data_dir", default="data", help="folder of the images")
     parser.add_argument("--rounds", type=int, default=3, help="times each variant is measured")
-    parser.add_argument("--share", type=float, default=1.0, help="of the files the textbook reads")
+    parser.add_argument("--share", type=float, default=1.0, help="of the images that are used")
+    parser.add_argument("--publish", action="store_true", help="time the README's commands")
     flags = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {flags.rounds} rounds")
+    if flags.publish:
+        publish_commands(flags.rounds)
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {flags.rounds} rounds")
     peak_memory(flags.data_dir)  # first, while it is the only child
-    compare_loops(flags.data_dir, flags.rounds, flags.share)
-    cost_of_trust(flags.data_dir, flags.rounds)
-    cost_of_warps(flags.data_dir, flags.rounds)
+    split = prepare(load_splits(flags.data_dir, 0)[0], False, CPU)
+    split = Split(*(part[: round(flags.share * len(split.labels))] for part in split))
+    compare_loops(split, flags.data_dir, flags.rounds, flags.share)
+    cost_of_threads(split, flags.rounds)
+    cost_of_trust(split, flags.rounds)
+    cost_of_augmentation(split, flags.rounds)
     scaling(flags.data_dir, flags.rounds)
 
 
 if __name__ == "__main__":
-    command(run_all)
+    run_command(main)

@@ -1,85 +1,120 @@
-"""ladder.py: the committed ladder, its gains, and a short climb with real runs."""
+"""experiments/ablation.py: the committed ablation, its gains, and a short one with real runs."""
 
 import json
 from itertools import pairwise
 from pathlib import Path
 
-import ladder
 import pytest
-from conftest import ROOT, load_run
+import torch
+from conftest import ROOT
 from PIL import Image
+from test_compare import between_markers
 
-import compare
+import dataset
 import main
+from experiments import ablation
+from utils.checkpoint import RUNS, load_checkpoint
+from utils.files import markers
+from utils.stats import METHOD
+
+SHORT = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1, "--val_size", 300)
 
 
 def committed():
-    """The committed ladder."""
-    return json.loads((ROOT / "plots/ladder.json").read_text())
+    """The committed ablation."""
+    return json.loads((ROOT / "plots/results/ablation.json").read_text())
 
 
-def test_the_rungs_climb_from_the_baseline_to_the_best_recipe():
-    found = ladder.steps()
+def test_the_steps_lead_from_the_baseline_to_the_best_recipe():
+    found = ablation.all_steps()
     assert found[0] == ("baseline", "", {})
-    rungs = [step for step in found if step[0] in ladder.RUNGS]
-    assert rungs[-1][2] == main.RECIPES["best"]
-    for below, above in pairwise(rungs):
+    steps = [step for step in found if step[0] in ablation.STEPS]
+    assert steps[-1][2] == main.RECIPES["best"]
+    for below, above in pairwise(steps):
         assert above[1] == below[0]
         assert below[2] != above[2] and below[2].keys() <= above[2].keys()  # nothing is taken away
-    for name, compared_with, settings in found[len(rungs) :]:
-        assert compared_with == rungs[-1][0] and settings != main.RECIPES["best"], name
+    for name, compared_with, settings in found[len(steps) :]:
+        assert compared_with == steps[-1][0] and settings != main.RECIPES["best"], name
 
 
 def test_gains_are_paired_by_seed(monkeypatch):
-    monkeypatch.setattr(ladder, "RUNGS", {"baseline": {}, "schedule": {"schedule": "onecycle"}})
-    monkeypatch.setattr(ladder, "SIDE_STEPS", {"aside": {"lr": 9.0}})
+    monkeypatch.setattr(ablation, "STEPS", {"baseline": {}, "schedule": {"schedule": "onecycle"}})
+    monkeypatch.setattr(ablation, "EXTRAS", {"aside": {"lr": 9.0}})
     accuracies = {"baseline": [97.0, 98.0], "schedule": [97.5, 98.7], "aside": [97.4, 98.5]}
-    first, second, aside = ladder.measure("LeNet5", accuracies)
+    first, second, aside = ablation.measure("LeNet5", accuracies)
     assert "gain" not in first and first["accuracy"]["mean"] == 97.5
     assert second["gain"]["mean"] == pytest.approx(0.6)
-    assert 0.4 < second["gain"]["interval"][0] < second["gain"]["interval"][1] < 0.8
-    assert aside["side_step"] and aside["compared_with"] == "schedule"
+    # t with 1 degree of freedom is 12.706, the standard error 0.1.
+    assert second["gain"]["interval"] == pytest.approx([0.6 - 1.2706, 0.6 + 1.2706], abs=1e-3)
+    assert aside["extra"] and aside["compared_with"] == "schedule"
     assert aside["gain"]["mean"] == pytest.approx(-0.15)
 
 
-def test_readme_holds_the_committed_ladder():
-    first, last = compare.markers("ladder")
-    inside = (ROOT / "README.md").read_text().split(first)[1].split(last)[0]
-    assert inside.strip() == ladder.render(committed())
+def test_results_page_holds_the_committed_ablation():
+    table = between_markers(ROOT / "plots/results/README.md", "ablation")
+    assert table == ablation.render(committed())
 
 
-def test_committed_ladder_is_of_these_steps_and_follows_from_its_runs():
+def test_committed_ablation_is_of_these_steps_and_follows_from_its_runs():
     found = committed()
-    assert found["method"] == compare.METHOD
+    assert found["method"] == METHOD
     assert (found["seeds"], found["epochs"], found["val_size"]) == (5, 20, 10_000)
     for model_type in ("LeNet5", "CustomMLP"):
         own = [step for step in found["steps"] if step["model_type"] == model_type]
-        assert [step["step"] for step in own] == [name for name, *_ in ladder.steps()]
+        assert [step["step"] for step in own] == [name for name, *_ in ablation.all_steps()]
         accuracies = {step["step"]: step["accuracies"] for step in own}
-        assert own == ladder.measure(model_type, accuracies)
+        assert own == ablation.measure(model_type, accuracies)
 
 
-def test_a_short_climb_touches_no_test_image_and_is_kept(workplace, cli, monkeypatch):
+@pytest.fixture
+def short(workplace, monkeypatch):
+    """Two steps and an extra, without a test set, and a page to publish on."""
     (workplace / "data/test.tar").unlink()
-    first, last = compare.markers("ladder")
-    (workplace / "README.md").write_text(f"{first}\n{last}\n")
-    monkeypatch.setattr(ladder, "RUNGS", {"baseline": {}, "higher lr": {"lr": 0.05}})
-    monkeypatch.setattr(ladder, "SIDE_STEPS", {"batches of 100": {"batch_size": 100}})
-    flags = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1, "--val_size", 300)
-    code, out, err = cli(ladder, *flags)
+    monkeypatch.setattr(ablation, "STEPS", {"baseline": {}, "higher lr": {"lr": 0.05}})
+    monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
+    ablation.RESULTS.mkdir(parents=True)
+    (ablation.RESULTS / "README.md").write_text("{}\n{}\n".format(*markers("ablation")))
+
+
+def test_a_short_ablation_touches_no_test_image_and_is_kept(short, cli, monkeypatch):
+    code, out, err = cli(ablation, *SHORT)
     assert code == 0, err
-    found = json.loads(Path("plots/ladder.json").read_text())
-    assert out.endswith(ladder.render(found) + "\n")
-    assert ladder.render(found) in Path("README.md").read_text()
-    with Image.open("plots/ladder.png") as image:
-        assert image.width >= 900 and len(image.convert("RGB").getcolors(2**24)) > 50
-    last_step = found["steps"][-1]
-    args = main.Args(model_type="CustomMLP", seed=1, epochs=1, val_size=300, **last_step["settings"])
-    rows, checkpoint = load_run(compare.folder_of(args).relative_to("runs"))
-    assert last_step["settings"]["batch_size"] == checkpoint["settings"]["batch_size"] == 100
-    assert last_step["accuracies"][1] == rows[-1]["test_accuracy"]
-    code, out, _ = cli(ladder, *flags)
-    assert code == 0 and "6 of 6 runs are there, 0 to train" in out
+    found = json.loads(Path("runs/ablation/ablation.json").read_text())
+    assert ablation.render(found) in out
+    assert "Data: folder data, 1,700 training and 300 validation images" in out
+    for name in ("ablation", "augmentation"):
+        with Image.open(f"runs/ablation/{name}.png") as image:
+            assert image.width >= 800 and len(image.convert("RGB").getcolors(2**24)) > 50
+    assert [path.name for path in ablation.RESULTS.iterdir()] == ["README.md"]
+    last = found["steps"][-1]
+    runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
+    assert len(runs) == 6
+    (run,) = [
+        run for run in runs
+        if (run["settings"]["seed"], run["settings"]["batch_size"]) == (1, 100)
+    ]  # fmt: skip
+    assert last["accuracies"][1] == run["history"][-1]["val_accuracy"]
+
+    # Published are full ablations of the shipped data only.
+    code, out, err = cli(ablation, *SHORT, "--publish")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "--publish" in err
+    for name, value in (("VAL_SIZE", 300), ("NETWORKS", ["CustomMLP"])):
+        monkeypatch.setattr(ablation, name, value)
+    monkeypatch.setattr(main.Args, "epochs", 1)
+    code, out, err = cli(ablation, "--publish")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "--data_dir data" in err
+    assert [path.name for path in ablation.RESULTS.iterdir()] == ["README.md"]
+    training, validation = dataset.load_splits("data", 300)
+    whole = dataset.Split(*(torch.cat(parts) for parts in zip(training, validation, strict=True)))
+    monkeypatch.setattr(dataset, "SHIPPED", {"train": dataset.digest(whole)})
+    code, out, err = cli(ablation, "--publish")
+    assert code == 0 and "6 of 15 runs are finished, 9 to train" in out, err
+    found = json.loads((ablation.RESULTS / "ablation.json").read_text())
+    assert between_markers(ablation.RESULTS / "README.md", "ablation") == ablation.render(found)
+    assert {path.name for path in ablation.RESULTS.glob("*.png")} == {
+        "ablation.png",
+        "augmentation.png",
+    }
 
 
 @pytest.mark.parametrize("flags, tells", [
@@ -89,6 +124,6 @@ def test_a_short_climb_touches_no_test_image_and_is_kept(workplace, cli, monkeyp
     (("--models", "VGG"), "VGG"),
 ])  # fmt: skip
 def test_wrong_flags_are_refused_at_once(workplace, cli, flags, tells):
-    code, out, err = cli(ladder, *flags)
+    code, out, err = cli(ablation, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert tells in err and not RUNS.exists()

@@ -1,4 +1,4 @@
-"""compare.py: the statistics, the committed results, and many runs that survive anything."""
+"""compare.py: the committed results, many runs that survive anything, and publishing."""
 
 import json
 import signal
@@ -10,206 +10,276 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from test_parallel import torchrun
+from test_stats import fake_runs
 
 import compare
+import dataset
 import main
+from model import MODELS
+from utils import plots
+from utils.checkpoint import RUNS, load_checkpoint
+from utils.files import UserError, markers
+from utils.stats import METHOD, differences, summarise
 
 QUICK = ("--models", "CustomMLP", "LeNet5", "--epochs", 2, "--lr", 0.02, "--seeds", 2)
-
-
 COMMITTED = {
-    "results": ("baseline", range(10), compare.ORDER),
-    "results_best": ("best", range(10, 20), compare.ORDER),
-    "results_fast": ("fast", range(10, 20), ("LeNet5_regularization",)),
+    "baseline": (range(10), list(MODELS)),
+    "best": (range(10, 20), list(MODELS)),
+    "fast": (range(10, 20), ["LeNet5_regularization"]),
 }
 
 
-def results(name="results"):
-    """Committed results."""
-    return json.loads((ROOT / f"plots/{name}.json").read_text())
+def results(name):
+    """A recipe's committed results."""
+    return json.loads((ROOT / f"plots/results/{name}.json").read_text())
 
 
-# --- Statistics -------------------------------------------------------------------------------
+def between_markers(path, name):
+    first, last = markers(name)
+    return path.read_text().split(first)[1].split(last)[0].strip()
 
 
-def test_interval_covers_the_true_mean_about_as_often_as_it_says():
-    draws = np.random.default_rng(1).normal(98.7, 0.15, size=(400, 10))
-    intervals = np.array([compare.interval(list(values)) for values in draws])
-    covered = (intervals[:, 0] < 98.7) & (intervals[:, 1] > 98.7)
-    assert 0.90 < covered.mean() < 0.97
+# --- What the differences say -----------------------------------------------------------------
 
 
-def test_interval_of_known_values():
-    low, high = compare.interval([1.0, 2.0, 3.0, 4.0])
-    # The variance of resampled means is 1.25 / 4, widened by 4 / 3: a deviation of 0.645.
-    assert low == pytest.approx(2.5 - 1.96 * 0.645, abs=0.15)
-    assert high == pytest.approx(2.5 + 1.96 * 0.645, abs=0.15)
-    assert compare.interval([5.0, 5.0]) == [5.0, 5.0]
-    assert compare.interval([5.0]) is None
+def pair(over_runs, over_images):
+    return {"better": "LeNet5", "than": "CustomMLP", "n": 3, "mean": 0.5,
+            "interval": over_runs, "interval_over_images": over_images}  # fmt: skip
 
 
-def fake_runs(**finals):
-    """Runs of one epoch with the given final test accuracies."""
-    return [
-        {"model_type": name, "seed": seed,
-         "curves": {"test_accuracy": [value], "test_loss": [0.1],
-                    "train_accuracy": [value], "train_loss": [0.1]}}
-        for name, values in finals.items()
-        for seed, value in enumerate(values)
-    ]  # fmt: skip
+def test_verdict_needs_both_intervals_to_exclude_0():
+    assert "LeNet-5 is better than CustomMLP by 0.50 points" in compare.verdict(
+        pair([0.1, 0.9], [0.2, 0.8])
+    )
+    other_runs = compare.verdict(pair([-0.1, 1.1], [0.2, 0.8]))
+    assert "can't be told apart" in other_runs and other_runs.endswith("other runs may reverse it")
+    other_images = compare.verdict(pair([0.1, 0.9], [-0.2, 1.2]))
+    assert other_images.endswith("; other test images may reverse it")
+    assert compare.verdict(pair([-1, 2], [-1, 2])).endswith(
+        "other runs or other test images may reverse it"
+    )
+    assert "one run each tells nothing" in compare.verdict(pair(None, [0.2, 0.8]))
 
 
-def test_differences_are_paired_by_seed_and_name_the_better():
-    # The seeds differ by 2 points, the models within a seed by 0.5 to 0.6.
-    (pair,) = compare.pair_up(fake_runs(LeNet5=[97.5, 98.6, 99.5], CustomMLP=[97.0, 98.0, 99.0]))
-    assert (pair["better"], pair["than"], pair["n"]) == ("LeNet5", "CustomMLP", 3)
-    assert pair["mean"] == pytest.approx(1.6 / 3)
-    assert 0.48 < pair["interval"][0] < pair["mean"] < pair["interval"][1] < 0.63
-    assert compare.verdict(pair).startswith("LeNet-5 is better than CustomMLP by 0.53 [")
-    (pair,) = compare.pair_up(fake_runs(LeNet5=[97.0, 98.0], CustomMLP=[98.0, 99.0]))
-    assert (pair["better"], pair["mean"]) == ("CustomMLP", 1.0)
-
-
-def test_verdict_admits_what_the_runs_do_not_tell():
-    (pair,) = compare.pair_up(fake_runs(LeNet5=[97.0, 99.0], CustomMLP=[98.0, 97.9]))
-    assert "not told apart by 2 runs" in compare.verdict(pair)
-    (pair,) = compare.pair_up(fake_runs(LeNet5=[97.0], CustomMLP=[98.0]))
-    assert "one run each tells nothing" in compare.verdict(pair)
+def test_a_network_without_a_reported_value_has_its_row():
+    runs = [run | {"at_once": 2} for run in fake_runs(LeNet5=[98.0, 99.0], CustomMLP=[97.0, 98.0])]
+    correct = {"LeNet5": np.ones(4), "CustomMLP": np.ones(4)}
+    found = {"settings": {"epochs": 1}, "runs": runs, "networks": summarise(runs, correct)}
+    found |= {"pairs": differences(runs, correct), "method": METHOD, "data": "some"}
+    found |= {"versions": {"torch": "1"}, "processor": "one"}
+    assert "Reported elsewhere, single runs: LeNet5 98.77, CustomMLP 97.14" in compare.full_table(
+        found
+    )
+    assert "Seconds" not in compare.full_table(found)  # side by side they would mean little
+    alone = [run | {"at_once": 1} for run in runs]
+    for run in alone:
+        run["curves"]["seconds"] = [2.0]
+    assert "median 2.0" in compare.full_table(found | {"runs": alone})
 
 
 # --- The committed results --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_readme_holds_the_table_of_the_committed_results(name):
-    text = (ROOT / "README.md").read_text()
-    first, last = compare.markers(name)
-    inside = text.split(first)[1].split(last)[0]
-    assert inside.strip() == compare.render_table(results(name))
+def test_committed_tables_are_those_of_the_committed_runs(name):
+    found = results(name)
+    table = between_markers(ROOT / "plots/results/README.md", name)
+    assert table == compare.full_table(found)
+    assert "Data: MNIST, 60,000 training and 10,000 test images." in table
+
+
+def test_readme_holds_the_summary_of_the_committed_results():
+    table = compare.summary_table({name: results(name) for name in COMMITTED})
+    assert between_markers(ROOT / "README.md", "results") == table
 
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_statistics_follow_from_the_committed_runs(name):
     found = results(name)
-    assert found["method"] == compare.METHOD
-    assert found["summary"] == compare.summarise(found["runs"])
-    assert found["differences"] == compare.pair_up(found["runs"])
-    recipe, expected_seeds, expected_models = COMMITTED[name]
-    for setting, value in main.RECIPES[recipe].items():
+    seeds, networks = COMMITTED[name]
+    correct = {}
+    for model_type in networks:
+        wrong = np.zeros(10_000)
+        for index, count in found["misread"][model_type].items():
+            wrong[int(index)] = count
+        correct[model_type] = 1 - wrong / len(seeds)
+        accuracy = found["networks"][model_type]["test_accuracy"]["mean"]
+        assert 100 * correct[model_type].mean() == pytest.approx(accuracy, abs=0.011)
+    summary = summarise(found["runs"], correct)
+    for model_type, network in found["networks"].items():
+        expected = summary[model_type]
+        interval = expected.pop("interval_over_images")
+        assert network.pop("interval_over_images") == pytest.approx(interval)
+        assert network == expected
+    for own, expected in zip(found["pairs"], differences(found["runs"], correct), strict=True):
+        interval = expected.pop("interval_over_images")
+        assert own.pop("interval_over_images") == pytest.approx(interval)
+        assert own == expected
+    for setting, value in main.RECIPES[name].items():
         assert found["settings"].get(setting, value) == value
-    seeds = {}
-    for run in found["runs"]:
-        seeds.setdefault(run["model_type"], []).append(run["seed"])
-        assert run["curves"]["epoch"] == list(range(1, found["settings"]["epochs"] + 1))
-    assert seeds == {model_type: list(expected_seeds) for model_type in expected_models}
-    finals = [run["curves"]["test_accuracy"][-1] for run in found["runs"][:10]]
-    mean = found["summary"][expected_models[0]]["final"]["test_accuracy"]["mean"]
-    assert mean == pytest.approx(sum(finals) / 10)
+    made = [(run["model_type"], run["seed"]) for run in found["runs"]]
+    assert made == [(model_type, seed) for model_type in networks for seed in seeds]
+    epochs = list(range(1, main.RECIPES[name].get("epochs", 20) + 1))
+    assert all(run["curves"]["epoch"] == epochs for run in found["runs"])
 
 
 # --- Many runs --------------------------------------------------------------------------------
 
 
-def test_runs_are_made_kept_and_told(workplace, cli):
-    readme = "Before\n{}\nold\n{}\nAfter\n".format(*compare.markers("results"))
-    (workplace / "README.md").write_text(readme)
+def test_runs_are_made_kept_and_reported(workplace, cli):
     code, out, err = cli(compare, *QUICK)
     assert code == 0, err
-    found = json.loads(Path("plots/results.json").read_text())
-    table = compare.render_table(found)
-    assert out.endswith(table + "\n")
-    expected = readme.replace("\nold\n", f"\n{table}\n")
-    assert Path("README.md").read_text() == expected
-    names = {f"comparison_{part}" for part in ("accuracy", "loss", "final")} | {"filters_LeNet5"}
+    (group,) = (RUNS / "compare").iterdir()
+    found = json.loads((group / "results.json").read_text())
+    assert compare.full_table(found) in out and str(group) in out
+    assert "Data: folder data, 2,000 training and 500 test images" in out
+    names = {"accuracy", "loss", "final", "filters_LeNet5"}
     for model_type in ("CustomMLP", "LeNet5"):
         names |= {f"confusion_matrix_{model_type}", f"misclassified_{model_type}"}
-    assert {path.stem for path in Path("plots").glob("*.png")} == names
+    assert {path.stem for path in group.glob("*.png")} == names
     for name in names:
-        with Image.open(f"plots/{name}.png") as image:
+        with Image.open(group / f"{name}.png") as image:
             assert image.width >= 900 and len(image.convert("RGB").getcolors(2**24)) > 50
+    assert not Path("plots").exists() and not Path("README.md").exists()
 
-    # A run of compare.py is a run of main.py, on one thread.
+    # A run of compare.py is a run of main.py.
     flags = ("--model_type", "CustomMLP", "--epochs", 2, "--lr", 0.02, "--seed", 1, "--name", "one")
-    environment = [sys.executable, str(ROOT / "main.py"), *map(str, flags)]
-    subprocess.run(environment, check=True, env={"OMP_NUM_THREADS": "1"}, capture_output=True)
-    checkpoint = main.load_checkpoint(Path("runs/one"))[1]
+    assert cli(main, *flags)[0] == 0
+    history = load_checkpoint(Path("runs/one"))["history"]
     (run,) = [r for r in found["runs"] if (r["model_type"], r["seed"]) == ("CustomMLP", 1)]
-    assert run["curves"]["test_loss"] == [row["test_loss"] for row in checkpoint["history"]]
+    assert run["curves"]["test_loss"] == [row["test_loss"] for row in history]
 
-    before = {path: path.stat().st_mtime_ns for path in Path("runs/compare").rglob("*.pt")}
-    code, out, _ = cli(compare, *QUICK)
-    assert code == 0 and "4 of 4 runs are there, 0 to train" in out
-    assert before == {path: path.stat().st_mtime_ns for path in Path("runs/compare").rglob("*.pt")}
+    # The misread images are those that the runs' weights misread.
+    images = dataset.prepare(dataset.load_splits("data", 0)[1], False, dataset.torch.device("cpu"))
+    counts = {}
+    for seed in range(2):
+        one = compare.collect(
+            main.Args(model_type="LeNet5", seed=seed), group / f"LeNet5-seed{seed}"
+        )
+        guesses = compare.probabilities(one, images.images).argmax(axis=1)
+        for index in np.flatnonzero(guesses != images.labels.numpy()):
+            counts[str(index)] = counts.get(str(index), 0) + 1
+    assert found["misread"]["LeNet5"] == counts
+
+    before = {path: path.stat().st_mtime_ns for path in group.rglob("*.pt")}
+    code, out, _ = cli(compare, *QUICK, "--at_once", 1)
+    assert code == 0 and "4 of 4 runs are finished, 0 to train" in out
+    assert before == {path: path.stat().st_mtime_ns for path in group.rglob("*.pt")}
+    # They were not alone on the machine, however they are reported.
+    assert "Seconds of a whole run" not in out
+    assert {run["at_once"] for run in json.loads((group / "results.json").read_text())["runs"]} == {
+        compare.cores()
+    }
+
+    # Other labels in the same folder are other runs.
+    path = Path("data/train/00000_5.png")
+    path.rename(path.with_name("00000_6.png"))
+    dataset._load_split.cache_clear()
+    code, out, _ = cli(
+        compare, "--models", "CustomMLP", "--epochs", 1, "--seeds", 1, "--at_once", 1
+    )
+    assert code == 0 and "4 runs in runs/compare have other settings" in out
+    assert "0 of 1 runs are finished, 1 to train" in out
+    assert "Seconds of a whole run, one at a time" in out
 
 
-def test_another_recipe_leaves_the_baseline_alone(workplace, cli):
-    first, last = compare.markers("results_best")
-    (workplace / "README.md").write_text(f"{first}\n{last}\n")
-    flags = ("--recipe", "best", "--models", "CustomMLP", "--epochs", 1, "--seeds", 2)
-    code, out, err = cli(compare, *flags, "--first_seed", 7, "--batch_size", 50, "--at_once", 1)
-    assert code == 0, err
-    lr = main.RECIPES["best"]["lr"]
-    assert f"Settings other than the defaults: batch_size 50, lr {lr}, " in out
-    assert "Seconds of a run, its tests included: CustomMLP " in out  # one at a time
-    assert "earlier report" not in out
-    found = json.loads(Path("plots/results_best.json").read_text())
-    assert [run["seed"] for run in found["runs"]] == [7, 8]
-    expected = main.RECIPES["best"] | {"epochs": 1, "batch_size": 50}
-    assert expected.items() <= found["settings"].items()
-    assert compare.render_table(found) in Path("README.md").read_text()
-    assert "(seeds 7 to 8)" in out
-    assert all(path.stem.endswith("_best") for path in Path("plots").iterdir())
-
-
-def test_killed_comparison_goes_on_with_what_is_missing(workplace, cli):
+def test_killed_comparison_trains_only_what_is_missing(workplace, cli):
     flags = ("--models", "CustomMLP", "--seeds", "3", "--epochs", "3")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "compare.py"), *flags], stdout=subprocess.PIPE, text=True
     )
-    while "test accuracy" not in process.stdout.readline():
+    while "Test Accuracy" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
     code, out, err = cli(compare, *flags)
     assert code == 0, err
-    assert "0 of 3 runs are there" not in out
-    found = json.loads(Path("plots/results.json").read_text())
-    assert [run["seed"] for run in found["runs"]] == [0, 1, 2]
+    assert "0 of 3 runs are finished" not in out and "Means of 3 runs (seeds 0 to 2)" in out
 
 
-def test_failed_run_is_reported_and_the_rest_goes_on(workplace, cli):
+def test_failed_run_is_reported_and_the_others_are_compared(workplace, cli):
     args = main.Args(model_type="CustomMLP", seed=1, epochs=1)
-    folder = workplace / compare.folder_of(args)
+    data = [dataset.digest(split) for split in dataset.load_splits("data", 0)]
+    folder = compare.run_folder(args, compare.group_folder(args, data))
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"damaged")
+    (folder / "at_once.txt").write_text("1")
     code, out, err = cli(compare, "--models", "CustomMLP", "--seeds", 3, "--epochs", 1)
     assert code == 2
-    assert "1 runs failed: CustomMLP-seed1" in err and "damaged" in err
+    assert "1 of 3 runs failed: CustomMLP-seed1" in err and "damaged" in err
     assert "Means of 2 runs" in out and "Traceback" not in err
 
 
-def test_runs_are_shared_out_over_processes(workplace):
-    flags = ("--models", "CustomMLP", "--seeds", 3, "--epochs", 1)
-    code, out, err = torchrun(ROOT / "compare.py", *flags)
+# --- Publishing -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def publishable(workplace, monkeypatch):
+    """A small recipe, on data that is taken for the shipped one, and READMEs to write into."""
+    splits = zip(dataset.SPLITS, dataset.load_splits("data", 0), strict=True)
+    monkeypatch.setattr(dataset, "SHIPPED", {name: dataset.digest(split) for name, split in splits})
+    tiny = {"model_type": "CustomMLP", "epochs": 1, "lr": 0.02}
+    monkeypatch.setattr(compare, "RECIPES", {"baseline": {}, "tiny": tiny})
+    Path("plots/results").mkdir(parents=True)
+    for path, name in ((Path("README.md"), "results"), (compare.RESULTS / "README.md", "tiny")):
+        path.write_text("Before\n{}\nold\n{}\nAfter\n".format(*markers(name)))
+    return ("--recipe", "tiny", "--publish")
+
+
+def test_publishing_renews_readmes_json_and_pictures(publishable, cli, monkeypatch):
+    before = Path("README.md").read_text()
+    real = plots.plot_misclassified
+    monkeypatch.setattr(
+        plots, "plot_misclassified", lambda *_: (_ for _ in ()).throw(UserError("x"))
+    )
+    assert cli(compare, *publishable)[0] == 2  # an error while it renders, before it writes
+    assert Path("README.md").read_text() == before
+    assert [path.name for path in compare.RESULTS.iterdir()] == ["README.md"]
+
+    monkeypatch.setattr(plots, "plot_misclassified", real)
+    code, _, err = cli(compare, *publishable)
     assert code == 0, err
-    assert out.count("| CustomMLP |") == 1  # one process tells the results
-    assert sorted(line for line in out.splitlines() if "to train" in line) == [
-        "0 of 1 runs are there, 1 to train",
-        "0 of 2 runs are there, 2 to train",
-    ]
-    found = json.loads(Path("plots/results.json").read_text())
-    assert [run["seed"] for run in found["runs"]] == [0, 1, 2]
+    found = json.loads((compare.RESULTS / "tiny.json").read_text())
+    assert between_markers(Path("README.md"), "results") == compare.summary_table({"tiny": found})
+    assert between_markers(compare.RESULTS / "README.md", "tiny") == compare.full_table(found)
+    assert Path("README.md").read_text().startswith("Before\n")
+    assert {path.name for path in compare.RESULTS.glob("*.png")} == {
+        "samples.png", "final_tiny.png", "confusion_matrix_CustomMLP_tiny.png",
+        "misclassified_CustomMLP_tiny.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("flags, tells", [
+    (("--seeds", 9), "--seeds 9"),
+    (("--epochs", 2), "--epochs 2"),
+    (("--lr", 0.5), "--lr 0.5"),
+    (("--models", "CustomMLP"), "--models"),
+    (("--data_dir", "data/../data"), ""),
+])  # fmt: skip
+def test_a_trial_is_not_published(publishable, cli, monkeypatch, flags, tells):
+    if "--data_dir" in flags:  # the same folder, but not the shipped images
+        monkeypatch.setitem(dataset.SHIPPED, "test", "another digest")
+    before = Path("README.md").read_text()
+    code, out, err = cli(compare, *publishable, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1) and tells in err and "--publish" in err
+    assert Path("README.md").read_text() == before and not RUNS.exists()
 
 
 @pytest.mark.parametrize("flags, tells", [
     (("--seeds", 0), "--seeds 0"),
     (("--models", "VGG"), "LeNet5, LeNet5_regularization, CustomMLP"),
     (("--lr", -1), "--lr -1"),
+    (("--recipe", "secret"), "baseline, best, fast"),
     (("--seed", 3), "--seed"),
 ])  # fmt: skip
 def test_wrong_flags_are_refused_at_once(workplace, cli, flags, tells):
     code, out, err = cli(compare, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1) and tells in err
     assert not RUNS.exists()
+
+
+def test_torchrun_is_refused(workplace, cli, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    code, out, err = cli(compare)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "torchrun" in err

@@ -28,12 +28,14 @@ from utils.files import UserError
 from utils.metrics import format_row
 from utils.settings import select_device
 
+ROOT = Path(__file__).parent.parent
 # The code that decides what a training computes.
 CODE = ("model.py", "main.py", "dataset.py", "utils/augment.py")
 # What of main.py is no code: the settings that a run has are in its identity by themselves.
 SETTINGS = ("Args", "RECIPES")
 # Settings that name a run within its group, or that stand in its identity in another form.
 OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads")
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
 
 Run = Callable[[Any, Path, bool], list[dict[str, float]]]
 
@@ -46,7 +48,7 @@ def code_digest() -> str:
     """Return a digest of the code that trains, in which comments and layout don't count."""
     content = hashlib.sha256()
     for name in CODE:
-        tree = ast.parse((Path(__file__).parent.parent / name).read_text(encoding="utf-8"))
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         tree.body = [part for part in tree.body if _name(part) not in SETTINGS]
         content.update(ast.unparse(tree).encode())
     return content.hexdigest()
@@ -93,8 +95,7 @@ def cores() -> int:
     """Return how many CPU cores this process may use, by its affinity and its container's quota."""
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
     count = len(affinity) or os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    limit, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
+    limit, _, period = QUOTA.read_text().partition(" ") if QUOTA.exists() else ("max", "", "")
     return count if limit == "max" else max(1, min(count, int(limit) // int(period)))
 
 
