@@ -11,6 +11,11 @@ terminal, results and plots to the runs' folder; with --publish, which takes ful
 shipped data only, they go to plots/results/ and the tables into the READMEs too.
 """
 
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+
 import argparse
 import dataclasses
 import json

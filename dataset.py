@@ -9,6 +9,11 @@ An archive train.tar (or .tar.xz, .tar.gz, .tgz, .tar.bz2) holds train/00000_5.p
 in the data folder.
 """
 
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+
 import functools
 import hashlib
 import io

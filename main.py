@@ -9,6 +9,11 @@ Writes runs/NAME/metrics.csv and runs/NAME/checkpoint.pt after every epoch, and 
 plots/loss_plot_NAME.png and plots/accuracy_plot_NAME.png.
 """
 
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +210,8 @@ def run(args: Args, folder: Path, verbose: bool = True) -> list[dict[str, float]
     scheduler = make_scheduler(args, optimizer, len(batches), len(history))
     ddp_model = distributed.wrap_ddp(model, device)
     checkpoint.save_run(folder, args, model, optimizer, generator, history)
+    if verbose and len(history) == args.epochs:
+        print("already finished:", metrics.format_row(history[-1]))
     for epoch in range(len(history) + 1, args.epochs + 1):
         # Dropout's masks: new in each epoch, different in each process.
         seed = int(torch.randint(2**62, (), generator=generator))

@@ -7,6 +7,11 @@ Goes from the baseline to main.py's best recipe one step at a time, then tries a
 that were not kept. The test set is not touched. Finished runs are kept in runs/compare/.
 """
 
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+
 import argparse
 import json
 import platform

@@ -93,9 +93,9 @@ def test_workers_end_with_the_process_that_started_them(workplace, script):
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from multiprocessing import get_context\n"
-        "from utils.runs import _exit_with_parent\n"
+        "from utils.runs import _start_worker\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _exit_with_parent)\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _start_worker)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    os._exit(9)\n"
     )

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import pickle
+import zipfile
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from utils.files import UserError, atomic_write
 
 RUNS = Path("runs")
 LOAD_ERRORS = (
-    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError),  # a damaged file
+    # A damaged file.
+    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile),
     *(LookupError, TypeError, ValueError),  # another version's content
 )
 
@@ -129,6 +131,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no checkpoint to resume from; start without --resume")
     try:
+        with zipfile.ZipFile(path) as file:  # as PyTorch does not check the sums
+            if name := file.testzip():
+                raise ValueError(f"{name} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if checkpoint["epoch"] != len(checkpoint["history"]) or not checkpoint["settings"]:
             raise ValueError("the parts contradict each other")

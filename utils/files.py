@@ -1,6 +1,7 @@
 """Atomic writes, and errors that end in one line."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,12 +66,18 @@ def with_table(path: Path, name: str, table: str) -> bytes:
 
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a script's main() and exit: after a UserError with its line on stderr and code 2."""
+    # Scripts let Ctrl-C end their imports at once; from here on it may leave a message.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
-        print(error or "interrupted", file=sys.stderr)
+        print(str(error) or "interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as in main.py | head -1; at exit Python would try to write again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     sys.exit(0)

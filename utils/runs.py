@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from utils.checkpoint import (
     has_checkpoint,
     load_checkpoint,
 )
-from utils.files import UserError
+from utils.files import UserError, atomic_write
 from utils.metrics import format_row
 from utils.settings import select_device
 
@@ -125,12 +126,12 @@ def _finish_run(run: Run, args: Any, folder: Path, at_once: int) -> list[dict[st
     tag = folder / "at_once.txt"
     if tag.exists() and has_checkpoint(folder):
         at_once = max(at_once, runs_at_once(folder))
-    tag.write_text(str(at_once))
+    atomic_write(tag, str(at_once).encode())
     return run(args, folder, False)
 
 
-def _exit_with_parent() -> None:
-    """Let a worker end with the process that started it, as a killed one can't end its workers."""
+def _start_worker() -> None:
+    """Let a worker end with the process that started it, even if that is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -158,12 +159,15 @@ def train_all(run: Run, jobs: dict[Path, Any], at_once: int) -> list[Path]:
     context = multiprocessing.get_context("spawn")
     with (
         tqdm(total=len(missing), unit=" runs", disable=None) as bar,
-        ProcessPoolExecutor(at_once, context, _exit_with_parent) as pool,
+        ProcessPoolExecutor(at_once, context, _start_worker) as pool,
     ):
+        # Ctrl-C reaches all processes; workers inherit that they ignore it, and are ended below.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         futures = {
             pool.submit(_finish_run, run, args, folder, at_once): folder
             for folder, args in missing.items()
         }
+        signal.signal(signal.SIGINT, handler)
         try:
             for future in as_completed(futures):
                 folder = futures[future]
