@@ -55,6 +55,7 @@ SHIPPED = {
     "train": "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c",
     "test": "a0863a96c44e5666edbb30c4071ee79ca0514c621e6349c5967fc78e7305c891",
 }
+# A picture that is not read, as its name does not end in .png.
 OTHER_IMAGE = re.compile(r"[^.].*\.(?!png$)(?i:png|jpe?g|bmp|gif|tiff?|webp)")
 MEAN, STD = 0.1307, 0.3081  # of the training pixels, scaled to [0, 1]
 
@@ -196,7 +197,7 @@ class MNIST(Dataset):
         What looks wrong with them is said on stderr.
         """
         cache = _read_cache(self.folder)
-        if not cache:
+        if len(cache.get("images", ())) != len(self):  # none, or another process has added images
             fingerprint = _fingerprint(self.folder)  # taken before the files are read
             bar = tqdm(range(len(self)), f"decoding {self.folder}", leave=False, disable=None)
             images = np.stack([self._decode(index) for index in bar])

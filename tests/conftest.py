@@ -16,7 +16,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+import compare
 import dataset
+from experiments import ablation
+from utils import runs
 from utils.archives import read_archive
 from utils.files import run_command
 
@@ -108,6 +111,21 @@ def cli(monkeypatch, capfd):
         return (ended.value.code, *capfd.readouterr())
 
     return run
+
+
+def train_all_here(run, jobs, at_once):
+    """utils.runs.train_all without processes, whose start takes longer than short runs."""
+    for folder, args in jobs.items():
+        if not runs.is_finished(args, folder):
+            runs._finish_run(run, args, folder, at_once)
+    return []
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Let compare.py and the ablation train in this process."""
+    monkeypatch.setattr(compare, "train_all", train_all_here)
+    monkeypatch.setattr(ablation, "train_all", train_all_here)
 
 
 @pytest.fixture

@@ -1,60 +1,76 @@
-"""augment.py: images set upright, where random warps look and how far, and warped batches."""
+"""utils/augment.py: deskewed images, random augmentation within its limits, augmented batches."""
 
+import numpy as np
 import pytest
 import torch
-from augment import KNOTS, Warp, deskew
 
-import main
-from dataset import MNIST, Batches, normalise
+from dataset import Batches, Split, normalise
+from main import Args
+from utils.archives import decode_png, parse_name
+from utils.augment import KNOTS, Augmentation, deskew, make_augmentation
 
 CPU = torch.device("cpu")
-STRONG = {"rotate": 20, "shift": 3, "stretch": 0.2, "shear": 0.2, "elastic": 1.0}
+STRONG = {"rotate": 20.0, "shift": 3.0, "stretch": 0.2, "shear": 0.2, "elastic": 1.0}
 
 
 def augmentation(**limits):
-    """A warp of nothing but what is named."""
-    return Warp(**(dict.fromkeys(STRONG, 0.0) | limits), device=CPU)
+    """Return an augmentation by the named settings alone."""
+    return Augmentation(Args(**limits), CPU)
 
 
-@pytest.fixture
-def digits(workplace):
-    """Real training images [2000, 1, 28, 28] and their labels."""
-    split = MNIST("data/train")
-    return normalise(split.images), split.labels
+@pytest.fixture(scope="module")
+def digits(real):
+    """Real training images, prepared: [2000, 1, 28, 28], and their labels."""
+    images = np.stack([decode_png(content) for _, content in real["train"]])
+    labels = torch.tensor([parse_name(name)[1] for name, _ in real["train"]])
+    return Split(normalise(torch.from_numpy(images)), labels)
 
 
-def coefficients(*rows):
-    return torch.tensor([rows])
+def coefficients(x, y):
+    """Return the coefficients of one image: for each coordinate its sum of x, y and 1."""
+    return torch.tensor([[x, y]])
 
 
-def test_known_coefficients_move_and_turn_the_pixels(digits):
-    image = digits[0][:1]
+# --- Random augmentation ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STRONG)
+def test_one_setting_is_enough_for_an_augmentation(name):
+    assert make_augmentation(Args(), CPU) is None
+    generator = torch.Generator().manual_seed(0)
+    drawn = make_augmentation(Args(**{name: STRONG[name]}), CPU).draw(5, generator)
+    assert (drawn[:, :, :3] - torch.eye(2, 3)).abs().sum() + drawn[:, :, 3:].abs().sum() > 0.1
+
+
+def test_known_coefficients_shift_and_rotate_the_pixels(digits):
+    image = digits.images[:1]
     plain = augmentation()
     same = plain(image, coefficients([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]))
     assert torch.allclose(same, image, atol=1e-5)
     # Looking 3 pixels to the right and 2 further down moves the digit to the left and up.
     moved = plain(image, coefficients([1.0, 0.0, 3 * 2 / 28], [0.0, 1.0, 2 * 2 / 28]))
     assert torch.allclose(moved[..., :-2, :-3], image[..., 2:, 3:], atol=1e-4)
-    turned = plain(image, coefficients([0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]))
-    assert torch.allclose(turned, torch.rot90(image, -1, (2, 3)), atol=1e-4)
+    rotated = plain(image, coefficients([0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]))
+    assert torch.allclose(rotated, torch.rot90(image, -1, (2, 3)), atol=1e-4)
 
 
 def test_what_comes_in_at_the_edge_is_background(digits):
-    image = digits[0][:1]
-    moved = augmentation()(image, coefficients([1.0, 0.0, 2.0], [0.0, 1.0, 0.0]))  # out of the picture
+    image = digits.images[:1]
+    out_of_the_picture = coefficients([1.0, 0.0, 2.0], [0.0, 1.0, 0.0])
+    moved = augmentation()(image, out_of_the_picture)
     assert torch.allclose(moved, image.min().expand_as(moved))
 
 
 def test_each_limit_bounds_its_own_change():
     generator = torch.Generator().manual_seed(0)
     identity = torch.eye(2, 3)
-    turns = augmentation(rotate=10).draw(1000, generator)
-    angles = torch.rad2deg(torch.atan2(turns[:, 1, 0], turns[:, 0, 0]))
+    rotations = augmentation(rotate=10.0).draw(1000, generator)
+    angles = torch.rad2deg(torch.atan2(rotations[:, 1, 0], rotations[:, 0, 0]))
     assert 9.5 < angles.max() <= 10.001 and -10.001 <= angles.min() < -9.5
-    assert torch.allclose(turns[:, :, :2] @ turns[:, :, :2].mT, torch.eye(2), atol=1e-5)
-    moves = augmentation(shift=2).draw(1000, generator) - identity
-    assert torch.all(moves[:, :, :2] == 0)
-    assert 1.9 < moves[:, :, 2].abs().max() * 14 <= 2.001
+    assert torch.allclose(rotations[:, :, :2] @ rotations[:, :, :2].mT, torch.eye(2), atol=1e-5)
+    shifts = augmentation(shift=2.0).draw(1000, generator) - identity
+    assert torch.all(shifts[:, :, :2] == 0)
+    assert 1.9 < shifts[:, :, 2].abs().max() * 14 <= 2.001
     sizes = augmentation(stretch=0.1).draw(1000, generator) - identity
     assert 0.095 < sizes[:, 0, 0].abs().max() <= 0.1001
     assert abs(torch.corrcoef(sizes[:, [0, 1], [0, 1]].T)[0, 1]) < 0.1  # width apart from height
@@ -63,7 +79,7 @@ def test_each_limit_bounds_its_own_change():
     assert torch.all(slants[:, 1] == 0)
 
 
-def test_elastic_field_is_smooth_and_as_wide_as_said():
+def test_elastic_field_is_smooth_and_as_wide_as_asked_for():
     elastic = augmentation(elastic=1.5)
     drawn = elastic.draw(2000, torch.Generator().manual_seed(0))
     assert drawn.shape == (2000, 2, 3 + KNOTS**2)
@@ -74,50 +90,56 @@ def test_elastic_field_is_smooth_and_as_wide_as_said():
     assert steps < 1.5  # neighbours stay neighbours: no pixel overtakes another by much
 
 
-def test_warped_batches_keep_labels_move_pixels_and_can_be_repeated(digits):
-    images, labels = digits
+# --- Augmented batches ------------------------------------------------------------------------
 
-    def epoch(seed, chosen):
-        batches = list(Batches(images, labels, 300, torch.Generator().manual_seed(seed), chosen))
-        return torch.cat([batch[0] for batch in batches]), torch.cat([b[1] for b in batches])
 
-    mild = augmentation(rotate=10, shift=1, stretch=0.1, shear=0.1, elastic=0.5)
+def epoch(digits, seed, augment, batch_size=300):
+    """Return the batches of one epoch, as lists of images and of labels."""
+    generator = torch.Generator().manual_seed(seed)
+    images, labels, _ = zip(*Batches(digits, batch_size, generator, augment), strict=True)
+    return images, labels
+
+
+def test_augmented_batches_keep_labels_move_pixels_and_are_reproducible(digits):
+    mild = augmentation(rotate=10.0, shift=1.0, stretch=0.1, shear=0.1, elastic=0.5)
     order = torch.randperm(2000, generator=torch.Generator().manual_seed(3))
-    warped, warped_labels = epoch(3, mild)
-    assert torch.equal(warped_labels, labels[order])
+    augmented, labels = map(torch.cat, epoch(digits, 3, mild))
+    assert torch.equal(labels, digits.labels[order])
     # Every image is another, and yet more like its own original than like the one beside it.
-    assert all((warped - images[order]).abs().amax(dim=(1, 2, 3)) > 0.1)
+    assert all((augmented - digits.images[order]).abs().amax(dim=(1, 2, 3)) > 0.1)
 
     def distances(originals):
-        return (warped - originals).square().mean(dim=(1, 2, 3))
+        return (augmented - originals).square().mean(dim=(1, 2, 3))
 
-    assert (distances(images[order]) < distances(images[order.roll(1)])).float().mean() > 0.9
-    assert torch.equal(warped, epoch(3, mild)[0])
-    assert not torch.equal(warped, epoch(4, mild)[0])
+    own, next_one = digits.images[order], digits.images[order.roll(1)]
+    assert (distances(own) < distances(next_one)).float().mean() > 0.9
+    assert torch.equal(augmented, torch.cat(epoch(digits, 3, mild)[0]))
+    assert not torch.equal(augmented, torch.cat(epoch(digits, 4, mild)[0]))
 
 
-def test_each_time_through_and_each_image_is_warped_anew(digits):
-    images = digits[0][:1].expand(40, -1, -1, -1)
-    batches = Batches(images, digits[1][:40], 40, torch.Generator(), augmentation(shift=2))
+def test_every_image_is_augmented_anew_in_every_epoch(digits):
+    one_image = Split(digits.images[:1].expand(40, -1, -1, -1), digits.labels[:40])
+    batches = Batches(one_image, 40, torch.Generator(), augmentation(shift=2.0))
     (first, *_), (second, *_) = *batches, *batches
     assert len(torch.unique(torch.cat([first, second]).flatten(1), dim=0)) == 80
 
 
-def test_processes_share_out_the_same_warps(digits):
-    images, labels = digits[0][:101], digits[1][:101]  # a last batch of one: no share for the 2nd
+def test_processes_divide_up_the_same_augmentations(digits, monkeypatch):
+    some = Split(digits.images[:101], digits.labels[:101])  # the second has none of the last batch
+    strong = augmentation(**STRONG)
+    whole, _ = epoch(some, 0, strong, 10)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        for batch, share in zip(whole, epoch(some, 0, strong, 10)[0], strict=True):
+            assert torch.allclose(batch[rank::2], share, atol=1e-5)
 
-    def epoch(**share):
-        generator = torch.Generator().manual_seed(0)
-        return list(Batches(images, labels, 10, generator, Warp(**STRONG, device=CPU), **share))
 
-    shares = zip(epoch(rank=0, world_size=2), epoch(rank=1, world_size=2), strict=True)
-    for (whole, *_), ((even, *_), (odd, *_)) in zip(epoch(), shares, strict=True):
-        assert torch.allclose(whole[0::2], even, atol=1e-5)
-        assert torch.allclose(whole[1::2], odd, atol=1e-5)
+# --- Deskewing --------------------------------------------------------------------------------
 
 
 def moments(images):
-    """The ink's centre (right, down, in pixels) and its slant, of images [N, 1, 28, 28]."""
+    """Return the ink's centre (right, down, in pixels) and slant of images [N, 1, 28, 28]."""
     ink = (images - images.amin(dim=(1, 2, 3), keepdim=True)).squeeze(1).double()
     ink /= ink.sum(dim=(1, 2), keepdim=True)
     place = torch.arange(28) - 13.5
@@ -126,18 +148,18 @@ def moments(images):
     return right, down, (ink * dx * dy).sum(dim=(1, 2)) / (ink * dy * dy).sum(dim=(1, 2))
 
 
-def test_deskewed_digits_are_upright_and_in_the_middle(digits):
-    right, down, slant = moments(digits[0])
-    assert slant.abs().mean() > 0.2
-    right, down, slant = moments(deskew(digits[0]))
+def test_deskewed_digits_have_no_slant_and_are_in_the_middle(digits):
+    assert moments(digits.images)[2].abs().mean() > 0.2
+    right, down, slant = moments(deskew(digits.images))
     assert slant.abs().mean() < 0.01 and slant.abs().max() < 0.2
     for offset in (right, down):  # a few lose ink over the edge
         assert offset.abs().mean() < 0.01 and offset.abs().max() < 1
 
 
 def test_deskewing_undoes_a_slant_and_nothing_else(digits):
-    images = digits[0][:200]
-    slanted = augmentation()(images, coefficients([1.0, 0.2, 0.0], [0.0, 1.0, 0.0]).expand(200, -1, -1))
+    images = digits.images[:200]
+    slant = coefficients([1.0, 0.2, 0.0], [0.0, 1.0, 0.0]).expand(200, -1, -1)
+    slanted = augmentation()(images, slant)
     apart = (images - slanted).square().mean()
     assert (deskew(images) - deskew(slanted)).square().mean() < 0.05 * apart
     # Heights are left alone: every row keeps its ink.
@@ -149,11 +171,3 @@ def test_deskewing_undoes_a_slant_and_nothing_else(digits):
 def test_an_image_without_ink_stays_as_it_is():
     blank = torch.full((2, 1, 28, 28), -0.4242)
     assert torch.allclose(deskew(blank), blank)
-
-
-def test_the_deskew_setting_is_for_both_splits(workplace):
-    plain = main.prepare(main.Args(device="cpu"))[1]
-    upright = main.prepare(main.Args(device="cpu", deskew=1))[1]
-    for (images, labels), (deskewed, same_labels) in zip(plain, upright, strict=True):
-        assert torch.equal(deskewed, deskew(images)) and torch.equal(labels, same_labels)
-        assert not torch.equal(deskewed, images)

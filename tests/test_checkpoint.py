@@ -1,97 +1,261 @@
-"""main.py: the same run every time, whatever interrupts it."""
+"""utils/checkpoint.py: the same run whatever interrupts it, and which run may be resumed how."""
 
+import dataclasses
+import itertools
+import multiprocessing
+import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, load_run, same_run
+from conftest import load_run, same_run, tar_bytes
 
 import main
+from main import RECIPES, Args
+from utils.checkpoint import (
+    RUNS,
+    acquire_lock,
+    check_settings_kept,
+    load_checkpoint,
+    new_run,
+    resume_run,
+)
+from utils.files import UserError, run_command
 
 MODEL = "LeNet5_regularization"
-FLAGS = ("--recipe", "best", "--model_type", MODEL, "--epochs", "6")  # all there is to restore
+MLP = ("--model_type", "CustomMLP")
 
 
-def start(*flags):
-    """Start main.py in a process of its own, its lines readable as they come."""
-    command_line = [sys.executable, str(ROOT / "main.py"), *flags]
-    return subprocess.Popen(
-        command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-
-
-def kill_when(process, moment):
-    """Kill a process with SIGKILL after an epoch, or once a file is there in its run's folder."""
-    if moment.startswith("Epoch"):
-        while not process.stdout.readline().startswith(moment):
-            assert process.poll() is None, process.stderr.read()
-    else:
-        while process.poll() is None and not list(Path("runs", MODEL).glob(moment)):
-            pass
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
-def test_killed_and_resumed_run_ends_as_if_never_interrupted(workplace, cli):
-    assert cli(main, *FLAGS, "--name", "whole")[0] == 0
-    kill_when(start(*FLAGS), "checkpoint.pt")  # before the first epoch has ended
-    for moment in ("Epoch: 2", ".checkpoint.pt.*.tmp"):
-        kill_when(start("--resume", "--model_type", MODEL), moment)
-    code, out, err = cli(main, "--resume", "--name", MODEL)
-    assert (code, err) == (0, "") and "Epoch: 6" in out
-    same_run("whole", MODEL)
-
-
-@pytest.mark.parametrize("model_type", ["LeNet5", "CustomMLP"])
-def test_same_settings_same_bits_and_another_seed_another_run(workplace, cli, script, model_type):
-    flags = ("--model_type", model_type, "--epochs", 2, "--lr", 0.01)
-    assert cli(main, *flags)[0] == 0
-    assert script("main.py", *flags).returncode == 0
-    same_run(model_type, f"{model_type}-2")
-    assert cli(main, *flags, "--seed", 1)[0] == 0
-    assert load_run(f"{model_type}-3")[0] != load_run(model_type)[0]
-
-
-def test_more_epochs_extend_a_finished_run(workplace, cli):
-    flags = ("--model_type", "CustomMLP", "--lr", 0.01)
-    assert cli(main, *flags, "--epochs", 4, "--name", "whole")[0] == 0
-    assert cli(main, *flags, "--epochs", 2, "--name", "parts")[0] == 0
-    assert cli(main, "--resume", "--name", "parts", "--epochs", 4)[0] == 0
-    same_run("whole", "parts")
-    code, out, _ = cli(main, "--resume", "--name", "parts")
-    assert code == 0 and "Epoch:" not in out  # finished: nothing left to train
-    same_run("whole", "parts")
-
-
-def test_resume_takes_the_newest_run_of_the_model(workplace, cli):
-    for name, model_type in (("a", "CustomMLP"), ("b", "CustomMLP"), ("c", "LeNet5")):
-        assert cli(main, "--model_type", model_type, "--name", name, "--epochs", 1)[0] == 0
-    assert cli(main, "--resume", "--model_type", "CustomMLP", "--epochs", 2)[0] == 0
-    assert {name: len(load_run(name)[0]) for name in "abc"} == {"a": 1, "b": 2, "c": 1}
-
-
-def test_ctrl_c_ends_cleanly_and_says_how_to_resume(workplace):
-    process = start(*FLAGS[:-1], "500", "--name", "long")
-    while not process.stdout.readline().startswith("Epoch: 1,"):
-        assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert (process.returncode, err.count("\n")) == (130, 1)
-    assert "python main.py --resume --name long" in err
-    assert 1 <= load_run("long")[1]["epoch"] < 500
+def write_archives(folder, real):
+    """Write archives of 300 training and 100 test images."""
+    folder.mkdir(exist_ok=True)
+    for split, size in (("train", 300), ("test", 100)):
+        members = ((f"{split}/{name}", content) for name, content in real[split][:size])
+        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
 
 
 @pytest.fixture
-def finished(workplace, cli):
-    """The folder of a finished run of CustomMLP, named done."""
-    flags = ("--model_type", "CustomMLP", "--epochs", 2, "--name", "done")
-    assert cli(main, *flags)[0] == 0
-    return workplace / "runs/done"
+def small(tmp_path, monkeypatch, real):
+    """A working folder with those archives in its data folder."""
+    monkeypatch.chdir(tmp_path)
+    write_archives(tmp_path / "data", real)
+    return tmp_path
+
+
+def train(name, epochs, model_type="CustomMLP", **settings):
+    """Train a run in this process."""
+    return main.run(Args(model_type, epochs, **settings), RUNS / name, verbose=False)
+
+
+def files(folder):
+    """Return the files of a folder with their contents."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- Interruptions ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def forkserver():
+    """The way to start processes that does not import PyTorch for each of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "matplotlib.pyplot"])
+    return context
+
+
+def command(*flags):
+    """Run main.py in this process, which ends with it."""
+    sys.argv[1:] = flags
+    sys.stderr = open("stderr.txt", "a")  # noqa: SIM115
+    run_command(main.main)
+
+
+def killed_command(module, function, call, *flags):
+    """Run main.py until that call of a function, which kills this process."""
+    original, calls = getattr(sys.modules[module], function), itertools.count(1)
+
+    def counted(*arguments, **options):
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(sys.modules[module], function, counted)
+    command(*flags)
+
+
+def test_killed_and_resumed_run_ends_as_if_never_interrupted(small, cli, forkserver):
+    settings = RECIPES["best"] | {"model_type": MODEL, "epochs": 4}  # all there is to restore
+    main.run(Args(**settings), RUNS / "whole", verbose=False)
+
+    flags, folder = ("--recipe", "best", "--model_type", MODEL, "--epochs", "4"), RUNS / MODEL
+    for moment, epochs_done in (
+        (("main", "train", 1), 0),  # in the first epoch
+        (("main", "test", 2), 1),  # between training and testing
+        (("utils.checkpoint", "atomic_write", 4), 2),  # after checkpoint.pt, before metrics.csv
+        (("os", "replace", 3), 2),  # while a checkpoint is written
+    ):
+        process = forkserver.Process(target=killed_command, args=(*moment, *flags))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, Path("stderr.txt").read_text()
+        assert load_checkpoint(folder)["epoch"] == epochs_done
+        flags = ("--resume", "--model_type", MODEL)
+    assert list(folder.glob(".checkpoint.pt.*.tmp"))
+    code, out, err = cli(main, "--resume", "--name", MODEL)
+    assert (code, err) == (0, "") and "Epoch: 4" in out
+    same_run("whole", MODEL)
+
+
+def test_two_runs_at_once_on_a_fresh_clone(small, forkserver):
+    flags = (*MLP, "--epochs", "2", "--name")
+    both = [forkserver.Process(target=command, args=(*flags, name)) for name in ("one", "two")]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert Path("stderr.txt").read_text() == ""
+    assert [process.exitcode for process in both] == [0, 0]
+    same_run("one", "two")
+    assert {path.name for path in Path("data").iterdir()} >= {
+        f"{split}{suffix}" for split in ("train", "test") for suffix in ("", ".tar", ".cache.npz")
+    }
+    assert not list(Path("data").glob("*partial*")) + list(Path("data").rglob("*.tmp"))
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_resume(small, monkeypatch, cli):
+    train("whole", 3)
+    tests = iter((main.test, lambda *_: signal.raise_signal(signal.SIGINT)))
+    with monkeypatch.context() as patch:
+        patch.setattr(main, "test", lambda *arguments: next(tests)(*arguments))
+        code, _, err = cli(main, *MLP, "--epochs", 3, "--name", "long")
+    assert code == 130
+    assert err == "interrupted; to resume: python main.py --resume --name long\n"
+    assert load_run("long")[1]["epoch"] == 1
+    assert cli(main, *err.split("main.py")[1].split())[0] == 0
+    same_run("whole", "long")
+
+
+# --- More epochs ------------------------------------------------------------------------------
+
+
+def test_more_epochs_extend_a_finished_run(small, cli):
+    train("whole", 4, lr=0.01)
+    train("parts", 2, lr=0.01)
+    assert cli(main, "--resume", "--name", "parts", "--epochs", 4)[0] == 0
+    same_run("whole", "parts")
+    code, out, _ = cli(main, "--resume", "--name", "parts")
+    assert code == 0 and "\nEpoch:" not in out  # nothing left to train
+    assert "already finished: Epoch: 4" in out
+    same_run("whole", "parts")
+
+
+def test_run_resumes_by_itself(small):
+    whole = train("whole", 3)
+    train("parts", 1)
+    parts = train("parts", 3)
+    assert [row | {"seconds": 0} for row in parts] == [row | {"seconds": 0} for row in whole]
+    same_run("whole", "parts")
+    assert train("parts", 3) == parts
+
+
+def test_one_cycle_run_is_not_extended(small, cli):
+    train("cycle", 2, schedule="onecycle")
+    before = files(RUNS)
+    code, _, err = cli(main, "--resume", "--name", "cycle", "--epochs", 3)
+    assert (code, err.count("\n")) == (2, 1) and "2 epochs" in err
+    with pytest.raises(UserError, match="epochs"):
+        train("cycle", 3, schedule="onecycle")
+    assert files(RUNS) == before
+    assert cli(main, "--resume", "--name", "cycle", "--epochs", 2)[0] == 0
+
+
+# --- Which run is resumed, and how ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, real):
+    """A folder of finished runs of CustomMLP: done by the defaults, and best by that recipe."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_archives(folder / "data", real)
+    settings = {"model_type": "CustomMLP", "epochs": 2, "data_dir": str(folder / "data")}
+    for name, recipe in (("done", "baseline"), ("best", "best")):
+        main.run(Args(**(RECIPES[recipe] | settings)), folder / "runs" / name, verbose=False)
+    return folder / "runs"
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch, trained):
+    """The folder of the run named done, in a working folder of its own; best is beside it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("best", "done"):
+        shutil.copytree(trained / name, RUNS / name)
+    return tmp_path / RUNS / "done"
+
+
+def test_newest_run_of_all_or_of_the_network_is_resumed(finished):
+    for age, (name, model_type) in enumerate((("c", "LeNet5"), ("b", None), ("a", None))):
+        shutil.copytree(finished, RUNS / name)
+        path = RUNS / name / "checkpoint.pt"
+        content = torch.load(path)
+        content["settings"]["model_type"] = model_type or "CustomMLP"
+        torch.save(content, path)
+        os.utime(path, (2e9 - age, 2e9 - age))
+    for given, newest in (({}, "c"), ({"model_type": "CustomMLP"}, "b")):
+        args, folder, _ = resume_run(Args, given | {"epochs": 7}, None)
+        assert (folder, args.epochs) == (RUNS / newest, 7)
+    with pytest.raises(UserError, match=f"no run of {MODEL} to resume"):
+        resume_run(Args, {"model_type": MODEL}, None)
+
+
+@pytest.mark.parametrize("name, flags, words", [
+    ("done", ("--model_type", "LeNet5"), "--model_type CustomMLP, not LeNet5"),
+    ("done", ("--lr", 0.5), "--lr 0.001, not 0.5"),
+    ("done", ("--seed", 7), "--seed 0, not 7"),
+    ("done", ("--deskew",), "--deskew False, not True"),
+    ("done", ("--epochs", 1), "--epochs 1"),
+    ("done", ("--recipe", "best"), "was started with"),
+    ("best", ("--recipe", "baseline"), "was started with"),
+    ("best", ("--recipe", "best", "--shift", 2), "--shift 1.0, not 2.0"),
+])  # fmt: skip
+def test_flag_that_contradicts_the_run_is_refused(finished, cli, name, flags, words):
+    before = files(RUNS)
+    code, out, err = cli(main, "--resume", "--name", name, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1) and words in err
+    assert {path: content for path, content in files(RUNS).items() if path in before} == before
+
+
+@pytest.mark.parametrize("name, flags", [
+    ("done", ("--lr", 0.001, "--seed", 0)), ("done", ("--recipe", "baseline")),
+    ("best", ("--recipe", "best"))])  # fmt: skip
+def test_flag_that_says_the_same_as_the_run_is_no_clash(finished, cli, name, flags):
+    code, out, err = cli(main, "--resume", "--name", name, *flags)
+    assert (code, err) == (0, "") and "already finished" in out
+
+
+@pytest.mark.parametrize("changed", [{"lr": 0.2}, {"seed": 1}, {"deskew": True}, {"val_size": 9}])
+def test_checkpoint_of_other_settings_is_not_trained_on(finished, changed):
+    before, [name] = files(RUNS), changed
+    args = dataclasses.replace(Args(**load_checkpoint(finished)["settings"]), epochs=3)
+    with pytest.raises(UserError, match=f"{name} .*, not {changed[name]};"):
+        main.run(dataclasses.replace(args, **changed), finished, verbose=False)
+    assert files(RUNS) == before
+
+
+def test_settings_that_change_no_result_may_change(finished):
+    checkpoint = load_checkpoint(finished)
+    args = Args(**checkpoint["settings"])
+    other = {"epochs": 9, "data_dir": "elsewhere", "device": "cpu", "threads": 2}
+    check_settings_kept(finished, dataclasses.replace(args, **other), checkpoint)
+    del checkpoint["settings"]["data_dir"]
+    checkpoint["settings"]["colour"] = "red"  # of another version
+    with pytest.raises(UserError, match="colour red"):
+        check_settings_kept(finished, args, checkpoint)
+
+
+# --- Damage -----------------------------------------------------------------------------------
 
 
 def truncate(path):
@@ -112,56 +276,76 @@ def other_program(path):
     torch.save({"model": {}}, path)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, other_program, Path.unlink])
-@pytest.mark.parametrize("flags", [("--name", "done"), ("--model_type", "CustomMLP")])
+def other_setting(path):
+    content = torch.load(path)
+    torch.save(content | {"settings": content["settings"] | {"colour": "red"}}, path)
+
+
+def lost_epoch(path):
+    content = torch.load(path)
+    torch.save(content | {"history": content["history"][:1]}, path)
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, empty, flip, other_program, other_setting, lost_epoch, Path.unlink]
+)
+@pytest.mark.parametrize("flags", [(), ("--name", "done"), MLP])
 def test_damaged_or_missing_checkpoint_is_refused_as_it_is(finished, cli, damage, flags):
+    shutil.rmtree(RUNS / "best")
     damage(finished / "checkpoint.pt")
-    before = {path: path.read_bytes() for path in finished.iterdir()}
+    before = files(RUNS)
     code, out, err = cli(main, "--resume", *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert ("runs" in err and "--resume" in err) or "damaged" in err
-    assert before == {path: path.read_bytes() for path in finished.iterdir()}
+    assert "no run" in err or "no checkpoint" in err or "damaged" in err
+    assert {path: content for path, content in files(RUNS).items() if path in before} == before
 
 
-@pytest.mark.parametrize("flags, tells", [
-    (("--model_type", "LeNet5"), "--model_type CustomMLP, not LeNet5"),
-    (("--lr", 0.5), "--lr 0.001, not 0.5"),
-    (("--seed", 7), "--seed 0, not 7"),
-    (("--epochs", 1), "--epochs 1"),
-])  # fmt: skip
-def test_flag_that_contradicts_the_run_is_refused(finished, cli, flags, tells):
-    before = {path: path.read_bytes() for path in finished.iterdir()}
-    code, _, err = cli(main, "--resume", "--name", "done", *flags)
-    assert (code, err.count("\n")) == (2, 1) and tells in err
-    assert before == {path: path.read_bytes() for path in finished.iterdir()}
-    assert cli(main, "--resume", "--name", "done", "--lr", 0.001)[0] == 0  # the same: no clash
+def test_weights_that_do_not_fit_are_refused(finished):
+    content = load_checkpoint(finished)
+    content["model"].pop("fc1.bias")
+    torch.save(content, finished / "checkpoint.pt")
+    before = files(RUNS)
+    with pytest.raises(UserError, match=r"checkpoint\.pt: damaged"):
+        main.run(Args(**content["settings"]), finished, verbose=False)
+    assert files(RUNS) == before
+
+
+# --- Folders and locks ------------------------------------------------------------------------
+
+
+def test_a_run_never_destroys_an_older_one(small, finished, cli):
+    for name in ("CustomMLP", "CustomMLP-2"):
+        shutil.copytree(finished, RUNS / name)
+    before = files(RUNS)
+    (RUNS / "mine").mkdir()  # no checkpoint in it: not taken
+    for seed, flags in enumerate(((), ("--name", "mine"))):
+        assert cli(main, *MLP, "--epochs", 1, "--seed", seed, *flags)[0] == 0
+    assert load_run("CustomMLP-3")[1]["settings"]["seed"] == 0
+    assert load_run("mine")[1]["settings"]["seed"] == 1
+    code, out, err = cli(main, *MLP, "--name", "CustomMLP")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "taken by another run; choose another --name, or resume that run" in err
+    assert files(RUNS).items() >= before.items()
 
 
 def test_a_mistyped_name_makes_no_folder(finished, cli):
     code, _, err = cli(main, "--resume", "--name", "dnoe")
     assert (code, err.count("\n")) == (2, 1) and "dnoe" in err
-    assert not (finished.parent / "dnoe").exists()
+    assert not (RUNS / "dnoe").exists()
 
 
-def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, cli):
+def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(small, finished, cli):
     lock = acquire_lock(finished)
+    assert acquire_lock(finished) is None
     code, _, err = cli(main, "--resume", "--name", "done", "--epochs", 3)
-    assert (code, err.count("\n")) == (2, 1) and "another process" in err
+    assert (code, err.count("\n")) == (2, 1)
+    assert "another process is training this run; wait until it ends" in err
+    (finished / "checkpoint.pt").unlink()  # as a process has it that has not yet written one
+    code, _, err = cli(main, *MLP, "--name", "done")
+    assert (code, err.count("\n")) == (2, 1) and "taken by another run" in err
     lock.release()
-    shutil.rmtree(finished)
-    lock = acquire_lock(finished)  # as a process has it that has not yet written a checkpoint
-    code, _, err = cli(main, "--model_type", "CustomMLP", "--name", "done")
-    assert (code, err.count("\n")) == (2, 1) and "taken" in err
-    lock.release()
-
-
-def test_two_runs_at_once_on_a_fresh_clone(workplace, cli):
-    flags = ("--model_type", "CustomMLP", "--epochs", "2")
-    both = [start(*flags, "--name", name) for name in ("one", "two")]
-    for process in both:
-        _, err = process.communicate()
-        assert (process.returncode, err) == (0, "")
-    same_run("one", "two")
-    assert {path.name for path in Path("data").iterdir()} == {
-        f"{split}{suffix}" for split in ("train", "test") for suffix in ("", ".tar", ".cache.npz")
-    }
+    folder, lock = new_run("CustomMLP", "done")
+    assert folder == RUNS / "done"
+    started, _lock = new_run("LeNet5", None)
+    other, _other_lock = new_run("LeNet5", None)
+    assert (started, other) == (RUNS / "LeNet5", RUNS / "LeNet5-2")

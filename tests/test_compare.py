@@ -1,6 +1,9 @@
 """compare.py: the committed results, many runs that survive anything, and publishing."""
 
+import contextlib
+import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 from test_stats import fake_runs
@@ -15,6 +19,7 @@ from test_stats import fake_runs
 import compare
 import dataset
 import main
+from compare import RESULTS
 from model import MODELS
 from utils import plots
 from utils.checkpoint import RUNS, load_checkpoint
@@ -126,11 +131,31 @@ def test_committed_statistics_follow_from_the_committed_runs(name):
 # --- Many runs --------------------------------------------------------------------------------
 
 
-def test_runs_are_made_kept_and_reported(workplace, cli):
-    code, out, err = cli(compare, *QUICK)
-    assert code == 0, err
-    (group,) = (RUNS / "compare").iterdir()
-    found = json.loads((group / "results.json").read_text())
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, archives):
+    """A folder in which two networks with two seeds were compared; returns it and the output."""
+    folder, out = tmp_path_factory.mktemp("compared"), io.StringIO()
+    (folder / "data").mkdir()
+    for split, content in archives.items():
+        (folder / "data" / f"{split}.tar").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["compare.py", *map(str, QUICK)])
+        compare.main()
+    return folder, out.getvalue()
+
+
+@pytest.fixture
+def finished(compared, monkeypatch):
+    """The group's folder and the results of the comparison, in whose folder the test runs."""
+    folder, _ = compared
+    monkeypatch.chdir(folder)
+    group = next((RUNS / "compare").glob("*/results.json")).parent
+    return group, json.loads((group / "results.json").read_text())
+
+
+def test_results_are_reported_and_stay_in_the_runs_folder(compared, finished):
+    (group, found), (_, out) = finished, compared
     assert compare.full_table(found) in out and str(group) in out
     assert "Data: folder data, 2,000 training and 500 test images" in out
     names = {"accuracy", "loss", "final", "filters_LeNet5"}
@@ -140,51 +165,60 @@ def test_runs_are_made_kept_and_reported(workplace, cli):
     for name in names:
         with Image.open(group / f"{name}.png") as image:
             assert image.width >= 900 and len(image.convert("RGB").getcolors(2**24)) > 50
-    assert not Path("plots").exists() and not Path("README.md").exists()
+    assert not (RESULTS / "README.md").exists() and not Path("README.md").exists()
 
-    # A run of compare.py is a run of main.py.
+
+def test_a_run_of_the_comparison_is_a_run_of_main(finished, cli):
     flags = ("--model_type", "CustomMLP", "--epochs", 2, "--lr", 0.02, "--seed", 1, "--name", "one")
     assert cli(main, *flags)[0] == 0
     history = load_checkpoint(Path("runs/one"))["history"]
-    (run,) = [r for r in found["runs"] if (r["model_type"], r["seed"]) == ("CustomMLP", 1)]
+    (run,) = [
+        run for run in finished[1]["runs"] if (run["model_type"], run["seed"]) == ("CustomMLP", 1)
+    ]
     assert run["curves"]["test_loss"] == [row["test_loss"] for row in history]
 
-    # The misread images are those that the runs' weights misread.
-    images = dataset.prepare(dataset.load_splits("data", 0)[1], False, dataset.torch.device("cpu"))
+
+def test_misread_images_are_those_that_the_weights_misread(finished):
+    group, found = finished
+    test = dataset.load_splits("data", 0)[1]
+    images = dataset.prepare(test, False, torch.device("cpu")).images
     counts = {}
     for seed in range(2):
-        one = compare.collect(
-            main.Args(model_type="LeNet5", seed=seed), group / f"LeNet5-seed{seed}"
-        )
-        guesses = compare.probabilities(one, images.images).argmax(axis=1)
-        for index in np.flatnonzero(guesses != images.labels.numpy()):
+        args = main.Args(model_type="LeNet5", seed=seed)
+        one = compare.collect(args, compare.run_folder(args, group))
+        guesses = compare.probabilities(one, images).argmax(axis=1)
+        for index in np.flatnonzero(guesses != test.labels.numpy()):
             counts[str(index)] = counts.get(str(index), 0) + 1
     assert found["misread"]["LeNet5"] == counts
 
+
+def test_finished_runs_are_kept_as_what_they_were(finished, cli):
+    group, _ = finished
     before = {path: path.stat().st_mtime_ns for path in group.rglob("*.pt")}
     code, out, _ = cli(compare, *QUICK, "--at_once", 1)
     assert code == 0 and "4 of 4 runs are finished, 0 to train" in out
     assert before == {path: path.stat().st_mtime_ns for path in group.rglob("*.pt")}
-    # They were not alone on the machine, however they are reported.
+    # They were not alone on the machine, so their seconds are not reported.
     assert "Seconds of a whole run" not in out
-    assert {run["at_once"] for run in json.loads((group / "results.json").read_text())["runs"]} == {
-        compare.cores()
-    }
+    runs = json.loads((group / "results.json").read_text())["runs"]
+    assert {run["at_once"] for run in runs} == {compare.cores()}
 
-    # Other labels in the same folder are other runs.
+
+def test_other_labels_in_the_same_folder_are_other_runs(
+    compared, tmp_path, monkeypatch, cli, no_processes
+):
+    shutil.copytree(compared[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
     path = Path("data/train/00000_5.png")
     path.rename(path.with_name("00000_6.png"))
-    dataset._load_split.cache_clear()
-    code, out, _ = cli(
-        compare, "--models", "CustomMLP", "--epochs", 1, "--seeds", 1, "--at_once", 1
-    )
+    flags = ("--models", "CustomMLP", "--lr", 0.02, "--epochs", 2, "--seeds", 1, "--at_once", 1)
+    code, out, _ = cli(compare, *flags)
     assert code == 0 and "4 runs in runs/compare have other settings" in out
-    assert "0 of 1 runs are finished, 1 to train" in out
-    assert "Seconds of a whole run, one at a time" in out
+    assert "Means of 1 runs" in out and "Seconds of a whole run, one at a time" in out
 
 
 def test_killed_comparison_trains_only_what_is_missing(workplace, cli):
-    flags = ("--models", "CustomMLP", "--seeds", "3", "--epochs", "3")
+    flags = ("--models", "CustomMLP", "--seeds", "3", "--epochs", "2", "--at_once", "1")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "compare.py"), *flags], stdout=subprocess.PIPE, text=True
     )
@@ -205,7 +239,9 @@ def test_failed_run_is_reported_and_the_others_are_compared(workplace, cli):
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"damaged")
     (folder / "at_once.txt").write_text("1")
-    code, out, err = cli(compare, "--models", "CustomMLP", "--seeds", 3, "--epochs", 1)
+    code, out, err = cli(
+        compare, "--models", "CustomMLP", "--seeds", 3, "--epochs", 1, "--at_once", 1
+    )
     assert code == 2
     assert "1 of 3 runs failed: CustomMLP-seed1" in err and "damaged" in err
     assert "Means of 2 runs" in out and "Traceback" not in err
@@ -227,7 +263,7 @@ def publishable(workplace, monkeypatch):
     return ("--recipe", "tiny", "--publish")
 
 
-def test_publishing_renews_readmes_json_and_pictures(publishable, cli, monkeypatch):
+def test_publishing_renews_readmes_json_and_pictures(publishable, cli, monkeypatch, no_processes):
     before = Path("README.md").read_text()
     real = plots.plot_misclassified
     monkeypatch.setattr(

@@ -1,78 +1,196 @@
-"""parallel.py: training on two processes follows training on one."""
+"""utils/distributed.py: training in several processes follows training in one."""
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, load_run
+from conftest import ROOT, load_run, same_run
 
 import main
+from main import RECIPES, Args
+from model import MODELS
+from utils import distributed
+from utils.checkpoint import RUNS
+from utils.files import UserError
 
-# Without dropout, whose masks differ from process to process, all else must be equal.
+# Runs main.py several times: name -> flags. Each process keeps what it printed: NAME.RANK.json.
 PROBE = """
-import sys
-import torch
-torch.nn.Dropout.forward = lambda self, x: x
+import contextlib, faulthandler, functools, io, json, sys
+from pathlib import Path
 import main
-from files import command
-command(main.main)
+from utils import distributed
+from utils.files import run_command
+
+faulthandler.dump_traceback_later(200, exit=True)  # no process is left behind
+# The processes find each other once, and stay together for all the runs.
+distributed.init_processes = functools.cache(distributed.init_processes)
+end_processes, distributed.end_processes = distributed.end_processes, lambda: None
+for name, flags in json.loads(sys.argv[1]).items():
+    sys.argv[1:] = ["--name", name, *map(str, flags)]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run_command(main.main)
+        except SystemExit as ended:
+            report = [ended.code, out.getvalue(), err.getvalue()]
+    Path(f"{name}.{distributed.rank()}.json").write_text(json.dumps(report))
+end_processes()
 """
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+# Batch sizes for 2,000 images: a last batch of 47, of which one process has 24 images and the
+# other 23; one of 1, of which one process has none.
+UNEVEN, EMPTY_SHARE = 63, 1999
+MLP, REGULARIZED = ("--model_type", "CustomMLP"), ("--model_type", "LeNet5_regularization")
 
 
-def torchrun(script, *flags):
-    """Run a script on two processes; returns (exit code, stdout, stderr)."""
-    command_line = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command_line += ["--nproc-per-node", "2", str(script), *map(str, flags)]
-    done = subprocess.run(command_line, capture_output=True, text=True, timeout=280)
-    return done.returncode, done.stdout, done.stderr
+def train(name, **settings):
+    """Train a run in this process alone."""
+    data = str(Path("data").resolve())  # data/ may be cached from an earlier test's folder
+    main.run(Args(**settings, data_dir=data), RUNS / name, verbose=False)
 
 
-def assert_close(name, other, tolerance=1e-4):
-    """The two runs' weights and metrics agree within float32's tolerance."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, archives):
+    """A working folder where all runs of two processes are done, and those of one process."""
+    folder = tmp_path_factory.mktemp("distributed")
+    (folder / "data").mkdir()
+    for split, content in archives.items():
+        (folder / f"data/{split}.tar").write_bytes(content)
+    (folder / "probe.py").write_text(PROBE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        best = RECIPES["best"] | {"model_type": "CustomMLP", "batch_size": EMPTY_SHARE}
+        train("one", batch_size=UNEVEN, epochs=3)
+        train("both", batch_size=UNEVEN, epochs=1)
+        train("one_best", **best, epochs=3)
+        train("share", model_type="LeNet5_regularization", batch_size=999, epochs=1)
+        jobs = {
+            "two": ("--batch_size", UNEVEN, "--epochs", 3),
+            "both": ("--resume", "--epochs", 2),
+            "two_best": ("--recipe", "best", *MLP, "--batch_size", EMPTY_SHARE, "--epochs", 3),
+            "regularized": (*REGULARIZED, "--epochs", 2, "--lr", 0.03),
+            "share": ("--resume", "--epochs", 2),
+            "diverged": (*MLP, "--lr", 1e30),
+        }
+        done = subprocess.run(
+            [*TORCHRUN, "--nproc-per-node", "2", "probe.py", json.dumps(jobs)],
+            **{"capture_output": True, "text": True, "timeout": 240},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stderr
+        train("both", batch_size=UNEVEN, epochs=3)
+    return folder
+
+
+@pytest.fixture
+def reports(folder, monkeypatch):
+    """What the two processes printed: run -> [[exit code, stdout, stderr] of rank 0, of rank 1]."""
+    monkeypatch.chdir(folder)
+    names = [path.name.split(".")[0] for path in folder.glob("*.0.json")]
+    return {
+        name: [json.loads(Path(f"{name}.{rank}.json").read_text()) for rank in range(2)]
+        for name in names
+    }
+
+
+def assert_close(name, other):
+    """Assert that two runs' weights and metrics agree within float32's tolerance."""
     (rows, checkpoint), (other_rows, other_checkpoint) = load_run(name), load_run(other)
     for key, value in checkpoint["model"].items():
-        assert torch.allclose(value, other_checkpoint["model"][key], atol=tolerance), key
-    assert len(rows) == len(other_rows)
+        assert torch.allclose(value, other_checkpoint["model"][key], atol=1e-4), key
+    assert len(rows) == len(other_rows) == 3
     for row, other_row in zip(rows, other_rows, strict=True):
         assert row["train_loss"] == pytest.approx(other_row["train_loss"], rel=1e-4)
         assert row["test_loss"] == pytest.approx(other_row["test_loss"], rel=1e-4)
         assert row["test_accuracy"] == pytest.approx(other_row["test_accuracy"], abs=0.41)
 
 
-@pytest.mark.parametrize("recipe, model_type, batch_size, tolerance", [
-    ("baseline", "LeNet5", 63, 1e-4),  # a last batch of 47: one process has 24 images, the other 23
-    # One thread against two differs by 2e-3 here: batch norm amplifies the last bits.
-    ("baseline", "LeNet5_regularization", 99, 5e-3),
-    ("best", "CustomMLP", 1999, 1e-4),  # a last batch of 1: one process has none
-])  # fmt: skip
-def test_two_processes_train_as_one(
-    workplace, monkeypatch, cli, recipe, model_type, batch_size, tolerance
-):
-    flags = ("--recipe", recipe, "--model_type", model_type, "--batch_size", batch_size)
-    flags += ("--epochs", 3)
-    (workplace / "probe.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{PROBE}")
-    code, out, err = torchrun("probe.py", *flags, "--name", "two")
-    assert code == 0, err
-    assert out.count("Epoch: ") == 3  # one process prints
-    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
-    assert cli(main, *flags, "--name", "one")[0] == 0
-    assert_close("one", "two", tolerance)
+@pytest.mark.parametrize("one, two", [("one", "two"), ("one_best", "two_best")])
+def test_two_processes_train_as_one(reports, one, two):
+    assert_close(one, two)
+    (code, out, err), other = reports[two]
+    assert (code, err) == (0, "") and out.count("Epoch: ") == 3
+    assert other == [0, "", ""]  # rank 0 alone prints
 
 
-def test_a_run_goes_on_from_one_process_to_two_and_back(workplace, cli):
-    flags = ("--batch_size", 63)
-    assert cli(main, *flags, "--epochs", 3, "--name", "one")[0] == 0
-    assert cli(main, *flags, "--epochs", 1, "--name", "both")[0] == 0
-    code, _, err = torchrun(ROOT / "main.py", "--resume", "--name", "both", "--epochs", 2)
-    assert code == 0, err
-    assert cli(main, "--resume", "--name", "both", "--epochs", 3)[0] == 0
+def test_a_run_is_resumed_from_one_process_to_two_and_back(reports):
+    assert reports["both"][0][1].count("\nEpoch: ") == 1
     assert_close("one", "both")
 
 
-def test_an_error_is_one_line_of_one_process(workplace):
-    code, out, err = torchrun(ROOT / "main.py", "--batch_size", 1)
-    assert code != 0 and out == ""
-    assert err.count("--batch_size 1: smaller than the number of processes, 2") == 1
-    assert 'main.py", line' not in err  # no traceback of ours in what torchrun reports
+def test_batch_normalization_trains_in_two_processes(reports):
+    assert [code for code, *_ in reports["regularized"]] == [0, 0]
+    rows, _ = load_run("regularized")
+    assert rows[0]["train_accuracy"] < rows[1]["train_accuracy"]
+    assert rows[1]["test_accuracy"] > 80
+
+
+def test_reported_figures_are_those_of_the_saved_weights(reports):
+    rows, checkpoint = load_run("regularized")
+    model = MODELS["LeNet5_regularization"]()
+    model.load_state_dict(checkpoint["model"])
+    _, test_split = main.load_splits("data", 0)
+    batches = main.Batches(main.prepare(test_split, False, torch.device("cpu")), 1000)
+    assert main.test(model, batches)[0] == pytest.approx(rows[-1]["test_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name, words", [
+    ("diverged", "the loss is not finite in epoch 1"), ("share", "--batch_size 999")])  # fmt: skip
+def test_an_error_that_all_meet_is_printed_once(reports, name, words):
+    assert [code for code, *_ in reports[name]] == [2, 2]
+    errors = "".join(err for *_, err in reports[name])
+    assert errors.count("\n") == errors.count(words) == 1
+
+
+def test_one_process_under_torchrun_gives_the_same_figures(workplace, cli, monkeypatch):
+    flags = (*REGULARIZED, "--epochs", 1, "--name")
+    assert cli(main, *flags, "plain")[0] == 0
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # as of --nproc-per-node 1
+    for name, value in (variables | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert cli(main, *flags, "torchrun")[0] == 0
+    assert not torch.distributed.is_initialized()
+    same_run("plain", "torchrun")
+
+
+@pytest.mark.parametrize("flags", [
+    (*MLP, "--batch_size", 1), (*REGULARIZED, "--batch_size", 999),
+    ("--batch_size", 0)])  # fmt: skip
+def test_a_refused_start_is_one_line_before_the_processes_meet(workplace, cli, monkeypatch, flags):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")  # without another process it would wait forever
+    code, out, err = cli(main, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"--batch_size {flags[-1]}: " in err
     assert not RUNS.exists()
+
+    def wait():
+        raise UserError("waits for rank 0")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(distributed, "init_processes", wait)
+    assert cli(main, *flags)[1:] == ("", "waits for rank 0\n")
+    assert not RUNS.exists()
+
+
+@pytest.mark.parametrize("model_type, processes, batch_size, allowed", [
+    ("LeNet5", 1, 1, True), ("LeNet5", 2, 1, False), ("LeNet5", 2, 2, True),
+    ("LeNet5", 2, 99, True),  # a last batch of 1: one process has none
+    ("LeNet5_regularization", 1, 99, False), ("LeNet5_regularization", 1, 98, True),
+    ("LeNet5_regularization", 2, 98, False), ("LeNet5_regularization", 2, 97, False),
+    ("LeNet5_regularization", 2, 96, True), ("LeNet5_regularization", 2, 100, True),
+    ("LeNet5_regularization", 3, 4, False)])  # fmt: skip
+def test_shares_too_small_to_train_on_are_refused(
+    monkeypatch, model_type, processes, batch_size, allowed
+):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    network = MODELS[model_type]()
+    if allowed:
+        distributed.check_shares(network, 100, batch_size)
+    else:
+        with pytest.raises(UserError, match=f"--batch_size {batch_size}"):
+            distributed.check_shares(network, 100, batch_size)

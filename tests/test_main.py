@@ -1,27 +1,57 @@
-"""main.py: real training on real images, what it writes, and every setting it refuses."""
+"""main.py: real training on real images, what it writes, recipes, validation images."""
 
 import dataclasses
+import os
+import shutil
+import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, load_run
+from conftest import ROOT, load_run, same_run, tar_bytes
 from PIL import Image
 
 import main
-from dataset import MNIST, Batches, normalise
-from main import Args
+from dataset import MNIST, Batches, Split, load_splits, normalise
+from main import RECIPES, Args
 from model import MODELS, CustomMLP, LeNet5
+from utils.augment import deskew
+from utils.checkpoint import RUNS
 
-QUICK = ("--epochs", 2, "--lr", 0.03)
+MLP = ("--model_type", "CustomMLP")
+
+
+def write_archives(folder, real):
+    """Write archives of 300 training and 100 test images."""
+    folder.mkdir(exist_ok=True)
+    for split, size in (("train", 300), ("test", 100)):
+        members = ((f"{split}/{name}", content) for name, content in real[split][:size])
+        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, real):
+    """A working folder with those archives in its data folder."""
+    monkeypatch.chdir(tmp_path)
+    write_archives(tmp_path / "data", real)
+    return tmp_path
+
+
+@pytest.fixture
+def digits(small):
+    """300 training images, prepared."""
+    images, labels = load_splits("data", 0)[0]
+    return Split(normalise(images), labels)
 
 
 # --- Training ---------------------------------------------------------------------------------
 
 
 def test_defaults_are_the_agreed_ones():
-    assert Args() == Args("LeNet5", 20, 64, 0.001, 0.9, 0, "data", "auto")
+    assert Args() == Args("LeNet5", 20, 64, 0.001, 0.9, 0, "data", "auto", 1)
 
 
 @pytest.mark.parametrize("model_type, least", [
@@ -29,10 +59,9 @@ def test_defaults_are_the_agreed_ones():
 def test_training_reaches_an_accuracy_and_writes_everything(workplace, cli, model_type, least):
     code, out, err = cli(main, "--model_type", model_type, "--epochs", 3, "--lr", 0.03)
     assert (code, err) == (0, "")
-    lines = out.splitlines()
     rows, checkpoint = load_run(model_type)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    for line, row in zip(lines, rows, strict=False):
+    for line, row in zip(out.splitlines()[1:], rows, strict=False):
         assert line.startswith(
             f"Epoch: {row['epoch']:.0f}, Train Loss: {row['train_loss']:.4f}, "
             f"Train Accuracy: {row['train_accuracy']:.2f}, Test Loss: {row['test_loss']:.4f}, "
@@ -50,15 +79,42 @@ def test_training_reaches_an_accuracy_and_writes_everything(workplace, cli, mode
     loss = F.cross_entropy(logits, split.labels).item()
     assert loss == pytest.approx(rows[-1]["test_loss"], rel=1e-4)
 
-    for metric in ("loss", "accuracy"):
-        with Image.open(f"plots/{metric}_plot_{model_type}.png") as image:
+
+def test_a_run_says_what_it_trains_and_where_its_files_are(small, cli):
+    flags = ("--epochs", 1, "--device", "cpu")
+    code, out, err = cli(main, *MLP, *flags)
+    assert (code, err) == (0, "")
+    first, epoch, *files = out.splitlines()
+    assert first == (
+        "CustomMLP (45,846 parameters) on cpu, 1 CPU thread: 300 training and 100 test images "
+        "of data, run runs/CustomMLP"
+    )
+    assert epoch.startswith("Epoch: 1, ")
+    assert files == [
+        *("plots/loss_plot_CustomMLP.png", "plots/accuracy_plot_CustomMLP.png"),
+        *("runs/CustomMLP/metrics.csv", "runs/CustomMLP/checkpoint.pt"),
+    ]
+    for path in files[:2]:  # one epoch is enough for a plot
+        with Image.open(path) as image:
             assert image.format == "PNG" and image.width >= 800
             assert len(image.convert("RGB").getcolors(2**24)) > 50  # drawn, not blank
+    _, out, _ = cli(main, *MLP, *flags, "--val_size", 60, "--threads", 2)
+    assert out.startswith(
+        "CustomMLP (45,846 parameters) on cpu, 2 CPU threads: 240 training and 60 validation "
+        "images of data, run runs/CustomMLP-2\n"
+    )
 
 
-def test_an_epoch_is_plain_sgd_on_the_mean_loss_of_each_batch(workplace):
-    split = MNIST("data/train")
-    images, labels = normalise(split.images[:200]), split.labels[:200]  # a last batch of 8
+def test_run_returns_the_history_and_is_silent_if_asked(small, capfd):
+    history = main.run(Args("CustomMLP", epochs=2), RUNS / "quiet", verbose=False)
+    assert history == load_run("quiet")[0] == load_run("quiet")[1]["history"]
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert capfd.readouterr() == ("", "")
+    assert not Path("plots").exists()
+
+
+def test_an_epoch_is_plain_sgd_on_the_mean_loss_of_each_batch(digits):
+    images, labels = digits.images[:200], digits.labels[:200]  # a last batch of 8
     torch.manual_seed(0)
     ours, plain = CustomMLP(), CustomMLP()
     plain.load_state_dict(ours.state_dict())
@@ -74,7 +130,7 @@ def test_an_epoch_is_plain_sgd_on_the_mean_loss_of_each_batch(workplace):
         losses += loss.item() * len(batch)
         correct += (logits.argmax(1) == labels[batch]).sum().item()
 
-    batches = Batches(images, labels, 64, torch.Generator().manual_seed(5))
+    batches = Batches(Split(images, labels), 64, torch.Generator().manual_seed(5))
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.1, momentum=0.9)
     train_loss, accuracy = main.train(ours, batches, optimizer)
     assert train_loss == pytest.approx(losses / 200, rel=1e-5)
@@ -83,102 +139,84 @@ def test_an_epoch_is_plain_sgd_on_the_mean_loss_of_each_batch(workplace):
         assert torch.allclose(mine, theirs, atol=1e-5)
 
 
-def test_testing_is_the_mean_over_all_images_and_changes_nothing(workplace):
-    split = MNIST("data/test")
-    images, labels = normalise(split.images), split.labels
+def test_testing_is_the_mean_over_all_images_and_changes_nothing(digits):
     network = LeNet5()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    loss, accuracy = main.test(network, Batches(images, labels, 300))
-    logits = network(images)
-    assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
-    assert accuracy == pytest.approx(100 * (logits.argmax(1) == labels).double().mean().item())
+    loss, accuracy = main.test(network, Batches(digits, 170))
+    logits = network(digits.images)
+    assert loss == pytest.approx(F.cross_entropy(logits, digits.labels).item(), rel=1e-5)
+    hits = (logits.argmax(1) == digits.labels).double()
+    assert accuracy == pytest.approx(100 * hits.mean().item())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_training_needs_no_torchvision(workplace, script, tmp_path):
-    probe = tmp_path / "probe.py"
-    probe.write_text(
-        "import sys; import main\n"
-        "sys.argv[1:] = ['--model_type', 'CustomMLP', '--epochs', '1']\n"
-        "main.main(); print('torchvision' in sys.modules)\n"
+# --- A process of its own ---------------------------------------------------------------------
+
+LENET = ("--epochs", "2", "--lr", "0.01", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def own_process(tmp_path_factory, real):
+    """(working folder, stdout, stderr) of a run that has another OMP_NUM_THREADS than the tests."""
+    folder = tmp_path_factory.mktemp("own_process")
+    write_archives(folder / "data", real)
+    code = "import sys, main; main.main(); print('torchvision' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *LENET],
+        **{"cwd": folder, "capture_output": True, "text": True, "timeout": 110},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
     )
-    done = script(probe, env={"PYTHONPATH": str(ROOT), "PATH": ""})
-    assert done.stdout.endswith("\nFalse\n"), done.stderr
-    assert done.stderr == ""  # no progress bar in a pipe
+    return folder, done.stdout, done.stderr
 
 
-# --- Run folders ------------------------------------------------------------------------------
+def test_training_needs_no_torchvision_and_draws_no_bar_in_a_pipe(own_process):
+    _, out, err = own_process
+    assert err == ""
+    assert out.endswith("\nFalse\n")
 
 
-def test_a_run_never_destroys_an_older_one(workplace, cli):
-    flags = ("--model_type", "CustomMLP", "--epochs", 1)
-    for seed in range(3):
-        assert cli(main, *flags, "--seed", seed)[0] == 0
-    runs = {path.name: (path / "checkpoint.pt").read_bytes() for path in RUNS.iterdir()}
-    assert set(runs) == {"CustomMLP", "CustomMLP-2", "CustomMLP-3"}
-    assert [load_run(name)[1]["settings"]["seed"] for name in sorted(runs)] == [0, 1, 2]
-
-    (RUNS / "mine").mkdir()  # no checkpoint in it: not taken
-    assert cli(main, *flags, "--name", "mine")[0] == 0
-    code, _, err = cli(main, *flags, "--name", "CustomMLP")
-    assert code == 2 and err.count("\n") == 1 and "taken" in err
-    for name, content in runs.items():
-        assert (RUNS / name / "checkpoint.pt").read_bytes() == content
+def test_same_settings_same_bits_whatever_the_environment_says_of_threads(
+    own_process, monkeypatch, cli
+):
+    monkeypatch.chdir(own_process[0])
+    assert cli(main, *LENET, "--name", "here")[0] == 0
+    same_run("LeNet5", "here")
 
 
-# --- Refused settings -------------------------------------------------------------------------
+def test_same_settings_same_bits_and_another_seed_another_run(small, cli):
+    for name, seed in {"one": 3, "same": 3, "other": 4}.items():
+        main.run(Args("CustomMLP", epochs=2, seed=seed), RUNS / name, verbose=False)
+    same_run("one", "same")
+    with pytest.raises(AssertionError):
+        same_run("one", "other")
 
 
-@pytest.mark.parametrize("flags, tells", [
-    (("--model_type", "VGG"), "LeNet5, LeNet5_regularization, CustomMLP"),
-    (("--epochs", 0), "--epochs 0"),
-    (("--epochs", -3), "--epochs -3"),
-    (("--epochs", 1.5), "--epochs"),
-    (("--lr", 0), "--lr 0"),
-    (("--lr", -1), "--lr -1"),
-    (("--lr", "nan"), "--lr nan"),
-    (("--lr", "inf"), "--lr inf"),
-    (("--lr", "fast"), "--lr"),
-    (("--batch_size", 0), "--batch_size 0"),
-    (("--momentum", 1), "--momentum 1"),
-    (("--momentum", "nan"), "--momentum nan"),
-    (("--seed", -1), "--seed -1"),
-    (("--device", "tpu"), "--device tpu"),
-    (("--device", "cuda:99"), "--device cuda:99"),
+# --- Refused data, and a loss that is not finite ----------------------------------------------
+
+
+@pytest.mark.parametrize("flags, words", [
     (("--data_dir", "nowhere"), "nowhere"),
-    (("--name", "../up"), "--name"),
-    (("--name", ""), "--name"),
-    (("--colour", "red"), "--colour"),
+    (("--val_size", 300), "--val_size 300"),
     (("--model_type", "LeNet5_regularization", "--batch_size", 1), "--batch_size 1"),
-    (("--model_type", "LeNet5_regularization", "--batch_size", 1999), "--batch_size 1999"),
+    (("--model_type", "LeNet5_regularization", "--batch_size", 299), "--batch_size 299"),
 ])  # fmt: skip
-def test_wrong_settings_are_refused_at_once(workplace, cli, flags, tells):
+def test_settings_that_do_not_fit_the_data_are_refused_at_once(small, cli, flags, words):
     code, out, err = cli(main, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert tells in err and "Traceback" not in err
-    assert not RUNS.exists() and not (workplace / "plots").exists()
+    assert words in err
+    assert not RUNS.exists() and not Path("plots").exists()
 
 
-def test_bad_data_is_refused_and_leaves_no_run(workplace, cli):
-    (workplace / "data/test.tar").write_bytes(b"no archive")
-    code, _, err = cli(main, *QUICK)
-    assert code == 2 and err.count("\n") == 1 and "test.tar" in err
+def test_bad_data_is_refused_and_leaves_no_run(small, cli):
+    (small / "data/test.tar").write_bytes(b"no archive")
+    code, out, err = cli(main)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "test.tar" in err
     assert not RUNS.exists()
 
 
-def test_every_setting_is_a_flag_with_its_default_and_help(cli):
-    code, out, _ = cli(main, "--help")
-    assert code == 0
-    text = " ".join(out.split())
-    for field in dataclasses.fields(Args):
-        assert f"--{field.name} " in text
-        assert " ".join(f"{field.metadata['help']} (default: {field.default})".split()) in text
-
-
-def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(workplace, cli):
-    flags = ("--model_type", "CustomMLP", "--lr", 1e30)
-    code, out, err = cli(main, *flags)
-    assert (code, out, err.count("\n")) == (1, "", 1)
+def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(small, cli):
+    code, out, err = cli(main, *MLP, "--lr", 1e30)
+    assert (code, out.count("\n"), err.count("\n")) == (2, 1, 1)
     assert "epoch 1" in err and "--lr" in err and "--batch_size" in err
     rows, checkpoint = load_run("CustomMLP")
     assert rows == [] and checkpoint["epoch"] == 0
@@ -188,27 +226,206 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(workplace, cli):
 # --- Places that can't be written -------------------------------------------------------------
 
 
-def limited(size):
-    """Return a function that lets a process write files of at most so many bytes: a full disk."""
+def files(folder):
+    """Return the files of a folder with their contents."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def full_disk(size):
+    """Let this process write files of at most so many bytes."""
     import resource
 
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
-def test_full_disk_is_one_line_and_older_files_stay_whole(workplace, script, cli):
-    flags = ("--model_type", "CustomMLP", "--name", "a")
-    assert cli(main, *flags, "--epochs", 1)[0] == 0
-    before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
-    done = script("main.py", "--resume", "--name", "a", "--epochs", 3, preexec_fn=limited(1000))
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "checkpoint.pt" in done.stderr and "cannot be written" in done.stderr
-    assert before == {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
+def test_full_disk_is_one_line_and_older_files_stay_whole(small, cli):
+    main.run(Args("CustomMLP", epochs=1), RUNS / "a", verbose=False)
+    before = files(small)
+    with full_disk(5000):
+        code, _, err = cli(main, "--resume", "--name", "a", "--epochs", 3)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "checkpoint.pt" in err and "cannot be written" in err
+    assert files(small) == before | {small / "runs/a/.lock": b""}
 
 
 @pytest.mark.parametrize("place", ["plots", "runs"])
-def test_place_that_is_no_folder_is_one_line(workplace, cli, place):
-    (workplace / place).write_text("a file")
-    code, _, err = cli(main, "--model_type", "CustomMLP", "--epochs", 1)
+def test_place_that_is_no_folder_is_one_line(small, cli, place):
+    Path(place).write_text("a file")
+    code, _, err = cli(main, *MLP, "--epochs", 1)
     assert (code, err.count("\n")) == (2, 1)
-    assert place in err and (workplace / place).read_text() == "a file"
+    assert place in err and Path(place).read_text() == "a file"
+
+
+# --- Recipes ----------------------------------------------------------------------------------
+
+
+def test_baseline_is_the_args_block():
+    assert RECIPES["baseline"] == {}
+    assert set(RECIPES) == {"baseline", "best", "fast"}
+
+
+def test_every_added_setting_is_used_by_a_recipe():
+    used = {name for settings in RECIPES.values() for name in settings}
+    added = [field.name for field in dataclasses.fields(Args)][9:]
+    assert set(added) - used == {"val_size"}
+
+
+def test_fast_recipe_brings_its_network_and_single_flags_override_it(small, cli):
+    code, out, _ = cli(main, "--recipe", "fast", "--lr", 0.05)
+    assert code == 0 and out.count("Epoch: ") == RECIPES["fast"]["epochs"]
+    settings = load_run(RECIPES["fast"]["model_type"])[1]["settings"]
+    assert settings == dataclasses.asdict(Args()) | RECIPES["fast"] | {"lr": 0.05}
+
+
+# --- Label smoothing, weight decay, schedule, deskewing ---------------------------------------
+
+
+@pytest.fixture
+def epochs(monkeypatch):
+    """What each epoch of the runs to come trains: (weights before, model, training batches)."""
+    seen = []
+
+    def spy(model, batches, *others, train=main.train):
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        seen.append((weights, model, batches))
+        return train(model, batches, *others)
+
+    monkeypatch.setattr(main, "train", spy)
+    return seen
+
+
+def test_label_smoothing_is_the_loss_computed_by_hand(digits):
+    torch.manual_seed(0)
+    network = CustomMLP()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
+    for _ in range(5):  # until it is sure enough for smoothing to matter
+        main.train(network, Batches(digits, 10, torch.Generator()), optimizer)
+    targets = torch.full((300, 10), 0.2 / 10)
+    targets[torch.arange(300), digits.labels] += 1 - 0.2
+    by_hand = -(targets * network(digits.images).log_softmax(dim=1)).sum(dim=1).mean()
+    plain = F.cross_entropy(network(digits.images), digits.labels)
+    (gradient,) = torch.autograd.grad(by_hand, network.fc3.weight, retain_graph=True)
+    batches = Batches(digits, 300)
+    loss, _ = main.train(network, batches, optimizer, label_smoothing=0.2)
+    assert loss == pytest.approx(by_hand.item(), rel=1e-5)
+    assert abs(loss - plain.item()) > 0.3
+    assert torch.allclose(network.fc3.weight.grad, gradient, atol=1e-6)
+    unsmoothed = F.cross_entropy(network(digits.images), digits.labels).item()
+    assert main.test(network, batches)[0] == pytest.approx(unsmoothed, rel=1e-5)
+
+
+def test_label_smoothing_of_the_settings_is_trained_with(small):
+    for name, share in (("sharp", 0.0), ("smooth", 0.5)):
+        args = Args("CustomMLP", epochs=3, lr=0.1, label_smoothing=share)
+        main.run(args, RUNS / name, verbose=False)
+    assert load_run("smooth")[0][-1]["train_loss"] > load_run("sharp")[0][-1]["train_loss"] + 0.3
+
+
+def test_weight_decay_is_in_the_step(small, epochs):
+    args = Args("CustomMLP", epochs=1, batch_size=300, lr=0.1, weight_decay=0.02)
+    main.run(args, RUNS / "decay", verbose=False)  # one step
+    [(before, model, _)] = epochs
+    for name, after in model.named_parameters():
+        expected = before[name] - 0.1 * (after.grad + 0.02 * before[name])
+        assert torch.allclose(after, expected, atol=1e-7), name
+
+
+def rates(args, steps):
+    """Return the learning rate of every step of a run."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.lr)
+    scheduler = main.make_scheduler(args, optimizer, steps, 0)
+    seen = []
+    for _ in range(steps * args.epochs):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_one_cycle_goes_from_a_25th_up_to_lr_and_down_to_nothing():
+    seen = rates(Args(epochs=4, lr=0.2, schedule="onecycle"), steps=50)
+    assert seen[0] == pytest.approx(0.2 / 25)
+    assert max(seen) == pytest.approx(0.2, rel=1e-3)
+    assert seen.index(max(seen)) == pytest.approx(0.3 * 200, abs=1)
+    assert seen[-1] < 0.2 / 25 / 1000
+    top = seen.index(max(seen))
+    assert seen[: top + 1] == sorted(seen[: top + 1])
+    assert seen[top:] == sorted(seen[top:], reverse=True)
+
+
+def test_schedule_acts_on_the_learning_rate_alone(small):
+    for schedule, last_lr in (("constant", 0.01), ("onecycle", 0.0)):
+        args = Args("CustomMLP", 1, batch_size=3, lr=0.01, momentum=0.8, schedule=schedule)
+        main.run(args, RUNS / schedule, verbose=False)
+        group = load_run(schedule)[1]["optimizer"]["param_groups"][0]
+        assert group["lr"] == pytest.approx(last_lr, abs=1e-4)
+        assert group["momentum"] == 0.8
+
+
+def test_deskewing_is_for_both_splits_and_augmentation_for_training_alone(
+    small, epochs, monkeypatch
+):
+    tested = []
+    monkeypatch.setattr(main, "test", lambda _, batches: (tested.append(batches), (0.0, 0.0))[1])
+    args = Args("CustomMLP", epochs=1, deskew=True, shift=1.0, device="cpu")
+    main.run(args, RUNS / "upright", verbose=False)
+    [(_, _, training)], [evaluation] = epochs, tested
+    for batches, split in zip((training, evaluation), load_splits("data", 0), strict=True):
+        plain = normalise(split.images)
+        assert torch.equal(batches.images, deskew(plain))
+        assert not torch.equal(batches.images, plain)
+        assert torch.equal(batches.labels, split.labels)
+    assert training.augmentation.shift == 1.0 and evaluation.augmentation is None
+
+
+# --- Validation images ------------------------------------------------------------------------
+
+
+def test_validation_images_are_the_last_and_never_trained_on(small):
+    split = MNIST("data/train")
+    (images, labels), (val_images, val_labels) = load_splits("data", 50)
+    assert torch.equal(torch.cat([images, val_images]), split.images)
+    assert torch.equal(torch.cat([labels, val_labels]), split.labels)
+    assert len(val_labels) == 50
+
+
+def test_with_val_size_the_test_set_is_not_touched(small, cli):
+    (small / "data/test.tar").unlink()
+    code, out, err = cli(main, *MLP, "--epochs", 2, "--lr", 0.03, "--val_size", 80)
+    assert (code, err) == (0, "")
+    rows, checkpoint = load_run("CustomMLP")
+    val_loss, val_accuracy = rows[-1]["val_loss"], rows[-1]["val_accuracy"]
+    assert f", Val Loss: {val_loss:.4f}, Val Accuracy: {val_accuracy:.2f}, " in out
+    assert "Test" not in out and not [column for column in rows[0] if "test" in column]
+    assert not list((small / "data").glob("test*"))
+    network = CustomMLP().eval()
+    network.load_state_dict(checkpoint["model"])
+    images, labels = load_splits("data", 80)[1]
+    logits = network(normalise(images))
+    assert val_loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+    hits = (logits.argmax(1) == labels).double()
+    assert val_accuracy == pytest.approx(100 * hits.mean().item())
+
+
+def test_validation_images_leave_no_trace_in_the_weights(small):
+    settings = {"model_type": "CustomMLP", "epochs": 1, "val_size": 80}
+    args = Args(**(RECIPES["best"] | settings))
+    main.run(args, RUNS / "as_is", verbose=False)
+    for path in sorted((small / "data/train").iterdir())[-80:]:  # other images, other labels
+        image_id, digit = path.stem.split("_")
+        shutil.copy("data/train/00000_5.png", path)
+        path.rename(path.with_name(f"{image_id}_{(int(digit) + 1) % 10}.png"))
+    shutil.copytree("data/train", "changed/train")  # where nothing is cached yet
+    args = dataclasses.replace(args, data_dir="changed")
+    main.run(args, RUNS / "changed", verbose=False)
+    (rows, checkpoint), (changed_rows, changed) = load_run("as_is"), load_run("changed")
+    assert rows[0]["val_loss"] != changed_rows[0]["val_loss"]
+    for name, value in checkpoint["model"].items():
+        assert torch.equal(value, changed["model"][name]), name

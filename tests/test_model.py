@@ -1,12 +1,15 @@
 """model.py: the printed tables, the parameter sums, and regularization that acts."""
 
+import io
 import re
+from contextlib import redirect_stdout
 
 import pytest
 import torch
+from torch import nn
 
 import model
-from model import MODELS, LeNet5_regularization
+from model import MODELS, LeNet5_regularization, count_parameters, parameter_sums
 
 TABLES = {
     "LeNet-5": [
@@ -43,11 +46,9 @@ TOTALS = {"LeNet-5": 44426, "LeNet-5 with regularization": 44710, "CustomMLP": 4
 @pytest.fixture(scope="module")
 def printed():
     """What python model.py prints: title -> text."""
-    with pytest.MonkeyPatch.context() as patch:
-        lines = []
-        patch.setattr("builtins.print", lambda *words: lines.append(" ".join(map(str, words))))
+    with redirect_stdout(io.StringIO()) as output:
         model.main()
-    parts = re.split(rf"(?m)^({'|'.join(TABLES)})$", "\n".join(lines))
+    parts = re.split(rf"(?m)^({'|'.join(TABLES)})$", output.getvalue())
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -67,9 +68,26 @@ def test_parameter_sums_are_right_and_complete(printed, title):
         assert eval(terms.replace(",", "")) == int(result.replace(",", ""))
 
 
+def test_parameters_are_counted():
+    assert [count_parameters(name) for name in MODELS] == list(TOTALS.values())
+
+
 def test_first_sum_reads_as_in_the_textbook(printed):
     assert "\nConv2d-1 (conv1): 5*5*1*6 + 6 = 156\n" in printed["LeNet-5"]
     assert "\nConv2d-3 (conv2): 5*5*6*16 + 16 = 2,416\n" in printed["LeNet-5"]
+
+
+def test_sums_follow_any_nesting_and_layers_without_biases():
+    block = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+    network = nn.Sequential(block, nn.Conv2d(4, 6, (3, 5), groups=2), nn.Flatten())
+    network.append(nn.Linear(6 * 24 * 22, 10, bias=False))
+    assert parameter_sums(network) == [
+        "Conv2d-1 (0.0): 3*3*1*4 = 36",
+        "BatchNorm2d-2 (0.1): 4 + 4 = 8",
+        "Conv2d-4 (1): 3*5*2*6 + 6 = 186",
+        "Linear-6 (3): 3168*10 = 31,680",
+        "total: 36 + 8 + 186 + 31,680 = 31,910",
+    ]
 
 
 @pytest.mark.parametrize("name", MODELS)

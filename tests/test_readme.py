@@ -13,7 +13,6 @@ from pathlib import Path
 from conftest import ROOT, load_run
 
 from main import Args
-from utils import runs
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -32,13 +31,6 @@ SHORTER = {
 }
 
 
-def train_all_here(run, jobs, at_once):
-    """utils.runs.train_all without processes, whose start takes longer than these runs."""
-    for folder, args in jobs.items():
-        runs._finish_run(run, args, folder, at_once)
-    return []
-
-
 def copy_of_the_repository(folder):
     for path in (path for pattern in CODE for path in ROOT.glob(pattern)):
         (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
@@ -52,7 +44,7 @@ def git(*words):
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
-def test_commands_run_and_leave_git_clean(workplace, real, cli, monkeypatch):
+def test_commands_run_and_leave_git_clean(workplace, real, cli, monkeypatch, no_processes):
     own = workplace / "my_digits/train"
     own.mkdir(parents=True)
     for name, content in real["train"][:600]:
@@ -61,8 +53,6 @@ def test_commands_run_and_leave_git_clean(workplace, real, cli, monkeypatch):
     git("init", "-q")
     git("add", "-A", "-f")
     git("commit", "-qm", "everything")
-    for name in ("compare", "experiments.ablation"):
-        monkeypatch.setattr(importlib.import_module(name), "train_all", train_all_here)
     monkeypatch.syspath_prepend(ROOT / "tests")
     for command in COMMANDS:
         if "venv" in command:
@@ -111,7 +101,7 @@ DRIVER = """
 import sys
 import model, main, compare
 from experiments import ablation
-from test_readme import train_all_here
+from conftest import train_all_here
 if __name__ == "__main__":
     ablation.train_all = train_all_here
     ablation.STEPS = {"baseline": {}, "clipped": {"clip": 1.0}}
