@@ -81,7 +81,7 @@ def summary_table(results: dict[str, dict[str, Any]]) -> str:
         ]
         if any(cells):
             rows.append([TITLES[model_type], f"{count_parameters(model_type):,}", *cells])
-    heads = [f"{recipe}, {one['settings']['epochs']} epochs" for recipe, one in results.items()]
+    heads = [f"`{recipe}`" for recipe in results]
     return markdown(["test accuracy in percent", "parameters", *heads], rows)
 
 
@@ -101,13 +101,12 @@ def full_table(results: dict[str, Any]) -> str:
         rows.append(row)
     free = ("epochs", "device", "threads")
     changed = [f"{n} {v}" for n, v in settings.items() if n not in free and v != getattr(Args, n)]
-    seeds = sorted({one["seed"] for one in runs})
+    seeds, epochs = sorted({one["seed"] for one in runs}), settings["epochs"]
     notes = (
-        f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}) after {settings['epochs']} "
-        f"epochs, in brackets the {results['method']}, over the runs where nothing else is said. "
-        f"Settings: "
-        f"{', '.join(changed) or 'the defaults'}. Data: {results['data']}. PyTorch "
-        f"{results['versions']['torch']} on {results['processor']}."
+        f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}) after {epochs} "
+        f"epoch{'s' if epochs > 1 else ''}, in brackets the {results['method']}, over the runs "
+        f"where nothing else is said. Settings: {', '.join(changed) or 'the defaults'}. Data: "
+        f"{results['data']}. PyTorch {results['versions']['torch']} on {results['processor']}."
     )
     if not changed:
         reported = [f"{n} {REPORTED[n]:.2f}" for n in results["networks"] if n in REPORTED]

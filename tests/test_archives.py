@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import lzma
 import os
 import struct
@@ -160,6 +161,35 @@ def test_header_that_asks_for_gigabytes_is_refused(workplace, real, cli):
     good = tar_bytes([(f"train/{name}", content) for name, content in real["train"][:2]])
     (workplace / "data/train.tar").write_bytes(header.tobuf() + bytes(2**20) + good)
     assert_refused(cli, workplace, "train.tar", "4,294,967,296")
+
+
+BELOW_ZERO = {  # what: (name, kind and size of the member)
+    "image": ("train/00100_1.png", tarfile.REGTYPE, -512),
+    "image, the rest of the archive": ("train/00100_1.png", tarfile.REGTYPE, -1),
+    "skipped file": ("train/._x", tarfile.REGTYPE, -512),
+    "skipped sparse file": ("train/._x", tarfile.GNUTYPE_SPARSE, -512),
+    "extended header": ("train/x", tarfile.XHDTYPE, -(2**80)),
+}
+
+
+@pytest.mark.parametrize("what", BELOW_ZERO)
+def test_size_below_zero_neither_leads_back_nor_reads_on(tmp_path, real, monkeypatch, what):
+    name, kind, size = BELOW_ZERO[what]
+    header, path = special(name, kind), tmp_path / "train.tar"
+    header.size = size
+    first, rest = real["train"][0], [(f"train/{name}", png) for name, png in real["train"][1:9]]
+    before = tar_bytes([(f"train/{first[0]}", first[1])]).rstrip(b"\0")
+    before += bytes(-len(before) % tarfile.BLOCKSIZE)
+    path.write_bytes(before + header.tobuf(tarfile.GNU_FORMAT) + tar_bytes(rest))
+    steps, next_member = itertools.count(), tarfile.TarFile.next
+
+    def step(tar):
+        assert next(steps) < 100, "the same header again and again"
+        return next_member(tar)
+
+    monkeypatch.setattr(tarfile.TarFile, "next", step)
+    with pytest.raises(UserError, match=r"train\.tar"):
+        list(read_archive(path, "train"))
 
 
 def test_zeroed_block_in_the_midst_is_not_taken_for_the_end(workplace, archives, cli):

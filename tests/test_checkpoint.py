@@ -35,13 +35,20 @@ def write_archives(folder, real):
     for split, size in (("train", 300), ("test", 100)):
         members = ((f"{split}/{name}", content) for name, content in real[split][:size])
         (folder / f"{split}.tar").write_bytes(tar_bytes(members))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, real):
+    """A small data folder that is extracted once."""
+    return write_archives(tmp_path_factory.mktemp("data"), real)
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch, real):
-    """A working folder with those archives in its data folder."""
+def small(tmp_path, monkeypatch, data):
+    """A working folder where data is that small folder."""
     monkeypatch.chdir(tmp_path)
-    write_archives(tmp_path / "data", real)
+    Path("data").symlink_to(data)
     return tmp_path
 
 
@@ -51,8 +58,9 @@ def train(name, epochs, model_type="CustomMLP", **settings):
 
 
 def files(folder):
-    """Return the files of a folder with their contents."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return the files of a folder with their contents, but for locks."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path: path.read_bytes() for path in paths}
 
 
 # --- Interruptions ----------------------------------------------------------------------------
@@ -109,7 +117,9 @@ def test_killed_and_resumed_run_ends_as_if_never_interrupted(small, cli, forkser
     same_run("whole", MODEL)
 
 
-def test_two_runs_at_once_on_a_fresh_clone(small, forkserver):
+def test_two_runs_at_once_on_a_fresh_clone(tmp_path, monkeypatch, real, forkserver):
+    monkeypatch.chdir(tmp_path)
+    write_archives(tmp_path / "data", real)
     flags = (*MLP, "--epochs", "2", "--name")
     both = [forkserver.Process(target=command, args=(*flags, name)) for name in ("one", "two")]
     for process in both:
@@ -176,23 +186,20 @@ def test_one_cycle_run_is_not_extended(small, cli):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, real):
+def trained(tmp_path_factory, data):
     """A folder of finished runs of CustomMLP: done by the defaults, and best by that recipe."""
     folder = tmp_path_factory.mktemp("trained")
-    write_archives(folder / "data", real)
-    settings = {"model_type": "CustomMLP", "epochs": 2, "data_dir": str(folder / "data")}
+    settings = {"model_type": "CustomMLP", "epochs": 2, "data_dir": str(data)}
     for name, recipe in (("done", "baseline"), ("best", "best")):
         main.run(Args(**(RECIPES[recipe] | settings)), folder / "runs" / name, verbose=False)
     return folder / "runs"
 
 
 @pytest.fixture
-def finished(tmp_path, monkeypatch, trained):
+def finished(small, trained):
     """The folder of the run named done, in a working folder of its own; best is beside it."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("best", "done"):
-        shutil.copytree(trained / name, RUNS / name)
-    return tmp_path / RUNS / "done"
+    shutil.copytree(trained, RUNS)
+    return small / RUNS / "done"
 
 
 def test_newest_run_of_all_or_of_the_network_is_resumed(finished):
@@ -224,7 +231,7 @@ def test_flag_that_contradicts_the_run_is_refused(finished, cli, name, flags, wo
     before = files(RUNS)
     code, out, err = cli(main, "--resume", "--name", name, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1) and words in err
-    assert {path: content for path, content in files(RUNS).items() if path in before} == before
+    assert files(RUNS) == before
 
 
 @pytest.mark.parametrize("name, flags", [
@@ -297,7 +304,7 @@ def test_damaged_or_missing_checkpoint_is_refused_as_it_is(finished, cli, damage
     code, out, err = cli(main, "--resume", *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "no run" in err or "no checkpoint" in err or "damaged" in err
-    assert {path: content for path, content in files(RUNS).items() if path in before} == before
+    assert files(RUNS) == before
 
 
 def test_weights_that_do_not_fit_are_refused(finished):
@@ -313,7 +320,7 @@ def test_weights_that_do_not_fit_are_refused(finished):
 # --- Folders and locks ------------------------------------------------------------------------
 
 
-def test_a_run_never_destroys_an_older_one(small, finished, cli):
+def test_a_run_never_destroys_an_older_one(finished, cli):
     for name in ("CustomMLP", "CustomMLP-2"):
         shutil.copytree(finished, RUNS / name)
     before = files(RUNS)
@@ -334,7 +341,7 @@ def test_a_mistyped_name_makes_no_folder(finished, cli):
     assert not (RUNS / "dnoe").exists()
 
 
-def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(small, finished, cli):
+def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, cli):
     lock = acquire_lock(finished)
     assert acquire_lock(finished) is None
     code, _, err = cli(main, "--resume", "--name", "done", "--epochs", 3)

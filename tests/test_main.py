@@ -24,19 +24,48 @@ from utils.checkpoint import RUNS
 MLP = ("--model_type", "CustomMLP")
 
 
-def write_archives(folder, real):
-    """Write archives of 300 training and 100 test images."""
+def write_archives(folder, real, num_train, num_test):
+    """Write archives of the first images of each split."""
     folder.mkdir(exist_ok=True)
-    for split, size in (("train", 300), ("test", 100)):
+    for split, size in (("train", num_train), ("test", num_test)):
         members = ((f"{split}/{name}", content) for name, content in real[split][:size])
         (folder / f"{split}.tar").write_bytes(tar_bytes(members))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def large_data(tmp_path_factory, real):
+    """A data folder of 2000 and 500 images, for tests that only read it: extracted once."""
+    return write_archives(tmp_path_factory.mktemp("large_data"), real, 2000, 500)
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory, real):
+    """A data folder of 300 and 100 images, for tests that only read it: extracted once."""
+    return write_archives(tmp_path_factory.mktemp("small_data"), real, 300, 100)
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch, real):
-    """A working folder with those archives in its data folder."""
+def large(tmp_path, monkeypatch, large_data):
+    """A working folder where data is that large folder."""
     monkeypatch.chdir(tmp_path)
-    write_archives(tmp_path / "data", real)
+    Path("data").symlink_to(large_data)
+    return tmp_path
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, small_data):
+    """A working folder where data is that small folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(small_data)
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch, real):
+    """A working folder with small archives of its own, not yet extracted."""
+    monkeypatch.chdir(tmp_path)
+    write_archives(tmp_path / "data", real, 300, 100)
     return tmp_path
 
 
@@ -56,7 +85,7 @@ def test_defaults_are_the_agreed_ones():
 
 @pytest.mark.parametrize("model_type, least", [
     ("LeNet5", 85), ("LeNet5_regularization", 88), ("CustomMLP", 80)])  # fmt: skip
-def test_training_reaches_an_accuracy_and_writes_everything(workplace, cli, model_type, least):
+def test_training_reaches_an_accuracy_and_writes_everything(large, cli, model_type, least):
     code, out, err = cli(main, "--model_type", model_type, "--epochs", 3, "--lr", 0.03)
     assert (code, err) == (0, "")
     rows, checkpoint = load_run(model_type)
@@ -159,7 +188,7 @@ LENET = ("--epochs", "2", "--lr", "0.01", "--device", "cpu")
 def own_process(tmp_path_factory, real):
     """(working folder, stdout, stderr) of a run that has another OMP_NUM_THREADS than the tests."""
     folder = tmp_path_factory.mktemp("own_process")
-    write_archives(folder / "data", real)
+    write_archives(folder / "data", real, 300, 100)
     code = "import sys, main; main.main(); print('torchvision' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, *LENET],
@@ -207,8 +236,8 @@ def test_settings_that_do_not_fit_the_data_are_refused_at_once(small, cli, flags
     assert not RUNS.exists() and not Path("plots").exists()
 
 
-def test_bad_data_is_refused_and_leaves_no_run(small, cli):
-    (small / "data/test.tar").write_bytes(b"no archive")
+def test_bad_data_is_refused_and_leaves_no_run(fresh, cli):
+    (fresh / "data/test.tar").write_bytes(b"no archive")
     code, out, err = cli(main)
     assert (code, out, err.count("\n")) == (2, "", 1) and "test.tar" in err
     assert not RUNS.exists()
@@ -396,15 +425,15 @@ def test_validation_images_are_the_last_and_never_trained_on(small):
     assert len(val_labels) == 50
 
 
-def test_with_val_size_the_test_set_is_not_touched(small, cli):
-    (small / "data/test.tar").unlink()
+def test_with_val_size_the_test_set_is_not_touched(fresh, cli):
+    (fresh / "data/test.tar").unlink()
     code, out, err = cli(main, *MLP, "--epochs", 2, "--lr", 0.03, "--val_size", 80)
     assert (code, err) == (0, "")
     rows, checkpoint = load_run("CustomMLP")
     val_loss, val_accuracy = rows[-1]["val_loss"], rows[-1]["val_accuracy"]
     assert f", Val Loss: {val_loss:.4f}, Val Accuracy: {val_accuracy:.2f}, " in out
     assert "Test" not in out and not [column for column in rows[0] if "test" in column]
-    assert not list((small / "data").glob("test*"))
+    assert not list((fresh / "data").glob("test*"))
     network = CustomMLP().eval()
     network.load_state_dict(checkpoint["model"])
     images, labels = load_splits("data", 80)[1]
@@ -414,11 +443,11 @@ def test_with_val_size_the_test_set_is_not_touched(small, cli):
     assert val_accuracy == pytest.approx(100 * hits.mean().item())
 
 
-def test_validation_images_leave_no_trace_in_the_weights(small):
+def test_validation_images_leave_no_trace_in_the_weights(fresh):
     settings = {"model_type": "CustomMLP", "epochs": 1, "val_size": 80}
     args = Args(**(RECIPES["best"] | settings))
     main.run(args, RUNS / "as_is", verbose=False)
-    for path in sorted((small / "data/train").iterdir())[-80:]:  # other images, other labels
+    for path in sorted((fresh / "data/train").iterdir())[-80:]:  # other images, other labels
         image_id, digit = path.stem.split("_")
         shutil.copy("data/train/00000_5.png", path)
         path.rename(path.with_name(f"{image_id}_{(int(digit) + 1) % 10}.png"))
