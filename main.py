@@ -217,7 +217,7 @@ def run(args: Args, folder: Path, verbose: bool = True) -> list[dict[str, float]
         seed = int(torch.randint(2**62, (), generator=generator))
         torch.manual_seed(seed + distributed.rank())
         trained = train(ddp_model, batches, optimizer, scheduler, args.label_smoothing, verbose)
-        tested = test(model, test_batches)
+        tested = test(ddp_model, test_batches)  # which takes rank 0's batch norm statistics
         seconds, started = time.perf_counter() - started, time.perf_counter()
         history.append(metrics.make_row(folder, args, epoch, trained, tested, seconds))
         checkpoint.save_run(folder, args, model, optimizer, generator, history)

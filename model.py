@@ -116,9 +116,11 @@ def parameter_sums(model: nn.Module) -> list[str]:
         "Conv2d-1 (conv1): 5*5*1*6 + 6 = 156" (weights + biases), then the line of the total.
     """
     lines, counts = [], []
-    layers = [(name, layer) for name, layer in model.named_modules() if layer is not model]
-    layers = [(name, layer) for name, layer in layers if not isinstance(layer, nn.Sequential)]
-    for number, (name, layer) in enumerate(layers, start=1):
+    layers: list[nn.Module] = []
+    model.apply(layers.append)  # parts before the whole
+    names = {layer: name for name, layer in model.named_modules()}
+    layers = [layer for layer in layers[:-1] if not isinstance(layer, nn.Sequential)]
+    for number, layer in enumerate(layers, start=1):
         shapes = [parameter.shape for parameter in layer.parameters(recurse=False)]
         if not shapes:
             continue
@@ -126,7 +128,7 @@ def parameter_sums(model: nn.Module) -> list[str]:
         factors = [[*shape[2:], *shape[1:2], shape[0]] for shape in shapes]
         counts.append(sum(math.prod(shape) for shape in shapes))
         terms = " + ".join("*".join(map(str, product)) for product in factors)
-        lines.append(f"{type(layer).__name__}-{number} ({name}): {terms} = {counts[-1]:,}")
+        lines.append(f"{type(layer).__name__}-{number} ({names[layer]}): {terms} = {counts[-1]:,}")
     total = " + ".join(f"{count:,}" for count in counts)
     return [*lines, f"total: {total} = {sum(counts):,}"]
 

@@ -38,6 +38,15 @@ def tar_bytes(members, mode="w"):
     return content.getvalue()
 
 
+def write_archives(folder, real, num_train, num_test):
+    """Write archives of the first images of each split."""
+    folder.mkdir(exist_ok=True)
+    for split, size in (("train", num_train), ("test", num_test)):
+        members = ((f"{split}/{name}", content) for name, content in real[split][:size])
+        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
+    return folder
+
+
 def special(name, kind, target=""):
     """Return a member of another kind than a file: a folder, a link, a device."""
     member = tarfile.TarInfo(name)
@@ -87,6 +96,20 @@ def archives(real):
 def nothing_cached():
     """Forget the data that an earlier test loaded from a folder of the same name."""
     dataset._load_split.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory, real):
+    """A data folder of 300 and 100 images, for tests that only read it: extracted once."""
+    return write_archives(tmp_path_factory.mktemp("small_data"), real, 300, 100)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, small_data):
+    """A working folder where data is that small folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(small_data)
+    return tmp_path
 
 
 @pytest.fixture

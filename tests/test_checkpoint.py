@@ -1,6 +1,7 @@
 """utils/checkpoint.py: the same run whatever interrupts it, and which run may be resumed how."""
 
 import dataclasses
+import gc
 import itertools
 import multiprocessing
 import os
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import load_run, same_run, tar_bytes
+from conftest import load_run, same_run, write_archives
+from hypothesis import given
+from mutations import mutate, mutations
 
 import main
 from main import RECIPES, Args
@@ -27,29 +30,6 @@ from utils.files import UserError, run_command
 
 MODEL = "LeNet5_regularization"
 MLP = ("--model_type", "CustomMLP")
-
-
-def write_archives(folder, real):
-    """Write archives of 300 training and 100 test images."""
-    folder.mkdir(exist_ok=True)
-    for split, size in (("train", 300), ("test", 100)):
-        members = ((f"{split}/{name}", content) for name, content in real[split][:size])
-        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, real):
-    """A small data folder that is extracted once."""
-    return write_archives(tmp_path_factory.mktemp("data"), real)
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch, data):
-    """A working folder where data is that small folder."""
-    monkeypatch.chdir(tmp_path)
-    Path("data").symlink_to(data)
-    return tmp_path
 
 
 def train(name, epochs, model_type="CustomMLP", **settings):
@@ -119,7 +99,7 @@ def test_killed_and_resumed_run_ends_as_if_never_interrupted(small, cli, forkser
 
 def test_two_runs_at_once_on_a_fresh_clone(tmp_path, monkeypatch, real, forkserver):
     monkeypatch.chdir(tmp_path)
-    write_archives(tmp_path / "data", real)
+    write_archives(tmp_path / "data", real, 300, 100)
     flags = (*MLP, "--epochs", "2", "--name")
     both = [forkserver.Process(target=command, args=(*flags, name)) for name in ("one", "two")]
     for process in both:
@@ -144,6 +124,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(small, monkeypatch, cli):
     assert code == 130
     assert err == "interrupted; to resume: python main.py --resume --name long\n"
     assert load_run("long")[1]["epoch"] == 1
+    gc.collect()  # as if the process had ended: the exception still keeps the lock
     assert cli(main, *err.split("main.py")[1].split())[0] == 0
     same_run("whole", "long")
 
@@ -173,23 +154,23 @@ def test_run_resumes_by_itself(small):
 
 def test_one_cycle_run_is_not_extended(small, cli):
     train("cycle", 2, schedule="onecycle")
+    assert cli(main, "--resume", "--name", "cycle", "--epochs", 2)[0] == 0
     before = files(RUNS)
     code, _, err = cli(main, "--resume", "--name", "cycle", "--epochs", 3)
     assert (code, err.count("\n")) == (2, 1) and "2 epochs" in err
     with pytest.raises(UserError, match="epochs"):
         train("cycle", 3, schedule="onecycle")
     assert files(RUNS) == before
-    assert cli(main, "--resume", "--name", "cycle", "--epochs", 2)[0] == 0
 
 
 # --- Which run is resumed, and how ------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, data):
+def trained(tmp_path_factory, small_data):
     """A folder of finished runs of CustomMLP: done by the defaults, and best by that recipe."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = {"model_type": "CustomMLP", "epochs": 2, "data_dir": str(data)}
+    settings = {"model_type": "CustomMLP", "epochs": 2, "data_dir": str(small_data)}
     for name, recipe in (("done", "baseline"), ("best", "best")):
         main.run(Args(**(RECIPES[recipe] | settings)), folder / "runs" / name, verbose=False)
     return folder / "runs"
@@ -210,8 +191,8 @@ def test_newest_run_of_all_or_of_the_network_is_resumed(finished):
         content["settings"]["model_type"] = model_type or "CustomMLP"
         torch.save(content, path)
         os.utime(path, (2e9 - age, 2e9 - age))
-    for given, newest in (({}, "c"), ({"model_type": "CustomMLP"}, "b")):
-        args, folder, _ = resume_run(Args, given | {"epochs": 7}, None)
+    for asked, newest in (({}, "c"), ({"model_type": "CustomMLP"}, "b")):
+        args, folder, _ = resume_run(Args, asked | {"epochs": 7}, None)
         assert (folder, args.epochs) == (RUNS / newest, 7)
     with pytest.raises(UserError, match=f"no run of {MODEL} to resume"):
         resume_run(Args, {"model_type": MODEL}, None)
@@ -356,3 +337,38 @@ def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, cli
     started, _lock = new_run("LeNet5", None)
     other, _other_lock = new_run("LeNet5", None)
     assert (started, other) == (RUNS / "LeNet5", RUNS / "LeNet5-2")
+
+
+# --- Damage -----------------------------------------------------------------------------------
+
+
+def equal(one, other):
+    """Return whether two checkpoints, or parts of them, are the same."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    return one == other
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory, small_data):
+    """The folder of a run of one epoch, and what its checkpoint holds."""
+    folder = tmp_path_factory.mktemp("one_epoch")
+    main.run(Args("CustomMLP", 1, data_dir=str(small_data)), folder, verbose=False)
+    return folder, load_checkpoint(folder)
+
+
+@given(operations=mutations())
+def test_damaged_checkpoint_is_refused_or_read_as_it_was(one_epoch, tmp_path_factory, operations):
+    folder, expected = one_epoch
+    damaged = tmp_path_factory.getbasetemp() / "damaged"
+    damaged.mkdir(exist_ok=True)
+    content = (folder / "checkpoint.pt").read_bytes()
+    (damaged / "checkpoint.pt").write_bytes(mutate(content, operations))
+    try:
+        found = load_checkpoint(damaged)
+    except UserError as error:
+        assert "damaged" in str(error) and "\n" not in str(error)
+    else:
+        assert equal(found, expected)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader
 import dataset
 from dataset import MNIST, Batches, Split, describe_data, digest, load_splits, normalise
 from utils.archives import decode_png, parse_name, read_archive, write_archive
-from utils.files import UserError
+from utils.files import UserError, run_command
 
 SIZES = {"train": 200, "test": 50}  # enough for what is tested here
 
@@ -225,12 +226,17 @@ def test_extraction_waits_for_another(workplace, monkeypatch):
     assert len(MNIST("data/train")) == 200
 
 
-def test_two_extractions_at_once_do_not_disturb_each_other(workplace):
-    flags = [sys.executable, str(ROOT / "dataset.py")]
-    both = [subprocess.Popen(flags, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+def test_two_extractions_at_once_do_not_disturb_each_other(workplace, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["dataset.py"])
+    start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn").Process
+    both = [start(target=run_command, args=(dataset.main,)) for _ in range(2)]
     for process in both:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0 and "train dataset length: 200" in out
+        process.start()
+    for process in both:
+        process.join(timeout=110)
+    assert [process.exitcode for process in both] == [0, 0]
+    out, err = capfd.readouterr()
+    assert (out.count("train dataset length: 200"), err) == (2, "")
     names = {"train", "test", "train.tar", "test.tar", "train.cache.npz", "test.cache.npz"}
     assert set(os.listdir("data")) - {".lock"} == names
     assert [len(os.listdir(f"data/{split}")) for split in SIZES] == list(SIZES.values())

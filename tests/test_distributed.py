@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, load_run, same_run
+from conftest import ROOT, load_run, same_run, write_archives
 
 import main
 from main import RECIPES, Args
@@ -41,9 +41,9 @@ for name, flags in json.loads(sys.argv[1]).items():
 end_processes()
 """
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-# Batch sizes for 2,000 images: a last batch of 47, of which one process has 24 images and the
-# other 23; one of 1, of which one process has none.
-UNEVEN, EMPTY_SHARE = 63, 1999
+# A last batch of 59, of which one process has 30 images and the other 29; one of 1, of which one
+# process has none; one of 2, too few for batch normalization in both.
+UNEVEN, EMPTY_SHARE, SMALL_SHARE = 63, 499, 249
 MLP, REGULARIZED = ("--model_type", "CustomMLP"), ("--model_type", "LeNet5_regularization")
 
 
@@ -54,12 +54,9 @@ def train(name, **settings):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, archives):
+def data(tmp_path_factory, real):
     """A data folder that is extracted once."""
-    folder = tmp_path_factory.mktemp("data")
-    for split, content in archives.items():
-        (folder / f"{split}.tar").write_bytes(content)
-    return folder
+    return write_archives(tmp_path_factory.mktemp("data"), real, 500, 200)
 
 
 @pytest.fixture
@@ -81,12 +78,12 @@ def folder(tmp_path_factory, data):
         train("one", batch_size=UNEVEN, epochs=3)
         train("both", batch_size=UNEVEN, epochs=1)
         train("one_best", **best, epochs=3)
-        train("share", model_type="LeNet5_regularization", batch_size=999, epochs=1)
+        train("share", model_type="LeNet5_regularization", batch_size=SMALL_SHARE, epochs=1)
         jobs = {
             "two": ("--batch_size", UNEVEN, "--epochs", 3),
             "both": ("--resume", "--epochs", 2),
             "two_best": ("--recipe", "best", *MLP, "--batch_size", EMPTY_SHARE, "--epochs", 3),
-            "regularized": (*REGULARIZED, "--epochs", 2, "--lr", 0.03),
+            "regularized": (*REGULARIZED, "--epochs", 3, "--lr", 0.05),
             "share": ("--resume", "--epochs", 2),
             "diverged": (*MLP, "--lr", 1e30),
         }
@@ -120,7 +117,7 @@ def assert_close(name, other):
     for row, other_row in zip(rows, other_rows, strict=True):
         assert row["train_loss"] == pytest.approx(other_row["train_loss"], rel=1e-4)
         assert row["test_loss"] == pytest.approx(other_row["test_loss"], rel=1e-4)
-        assert row["test_accuracy"] == pytest.approx(other_row["test_accuracy"], abs=0.41)
+        assert row["test_accuracy"] == pytest.approx(other_row["test_accuracy"], abs=0.51)
 
 
 @pytest.mark.parametrize("one, two", [("one", "two"), ("one_best", "two_best")])
@@ -139,8 +136,8 @@ def test_a_run_is_resumed_from_one_process_to_two_and_back(reports):
 def test_batch_normalization_trains_in_two_processes(reports):
     assert [code for code, *_ in reports["regularized"]] == [0, 0]
     rows, _ = load_run("regularized")
-    assert rows[0]["train_accuracy"] < rows[1]["train_accuracy"]
-    assert rows[1]["test_accuracy"] > 80
+    assert rows[0]["train_accuracy"] + 20 < rows[-1]["train_accuracy"]
+    assert rows[-1]["test_accuracy"] > 70
 
 
 def test_reported_figures_are_those_of_the_saved_weights(reports):
@@ -153,11 +150,13 @@ def test_reported_figures_are_those_of_the_saved_weights(reports):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("diverged", "the loss is not finite in epoch 1"), ("share", "--batch_size 999")])  # fmt: skip
-def test_an_error_that_all_meet_is_printed_once(reports, name, words):
+    ("diverged", "the loss is not finite in epoch 1"), ("share", f"--batch_size {SMALL_SHARE}:"),
+])  # fmt: skip
+def test_an_error_that_all_meet_is_one_line_of_each(reports, name, words):
     assert [code for code, *_ in reports[name]] == [2, 2]
-    errors = "".join(err for *_, err in reports[name])
-    assert errors.count("\n") == errors.count(words) == 1
+    errors = "".join(err for *_, err in reports[name]).splitlines()
+    assert sorted(line.startswith("rank 1: ") for line in errors) == [False, True]
+    assert all(words in line for line in errors)
 
 
 def test_one_process_under_torchrun_gives_the_same_figures(place, cli, monkeypatch):
@@ -172,7 +171,7 @@ def test_one_process_under_torchrun_gives_the_same_figures(place, cli, monkeypat
 
 
 @pytest.mark.parametrize("flags", [
-    (*MLP, "--batch_size", 1), (*REGULARIZED, "--batch_size", 999),
+    (*MLP, "--batch_size", 1), (*REGULARIZED, "--batch_size", SMALL_SHARE),
     ("--batch_size", 0)])  # fmt: skip
 def test_a_refused_start_is_one_line_before_the_processes_meet(
     place, cli, monkeypatch, capfd, flags

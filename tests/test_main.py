@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, load_run, same_run, tar_bytes
+from conftest import ROOT, load_run, same_run, write_archives
 from PIL import Image
 
 import main
@@ -24,25 +24,10 @@ from utils.checkpoint import RUNS
 MLP = ("--model_type", "CustomMLP")
 
 
-def write_archives(folder, real, num_train, num_test):
-    """Write archives of the first images of each split."""
-    folder.mkdir(exist_ok=True)
-    for split, size in (("train", num_train), ("test", num_test)):
-        members = ((f"{split}/{name}", content) for name, content in real[split][:size])
-        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def large_data(tmp_path_factory, real):
     """A data folder of 2000 and 500 images, for tests that only read it: extracted once."""
     return write_archives(tmp_path_factory.mktemp("large_data"), real, 2000, 500)
-
-
-@pytest.fixture(scope="module")
-def small_data(tmp_path_factory, real):
-    """A data folder of 300 and 100 images, for tests that only read it: extracted once."""
-    return write_archives(tmp_path_factory.mktemp("small_data"), real, 300, 100)
 
 
 @pytest.fixture
@@ -50,14 +35,6 @@ def large(tmp_path, monkeypatch, large_data):
     """A working folder where data is that large folder."""
     monkeypatch.chdir(tmp_path)
     Path("data").symlink_to(large_data)
-    return tmp_path
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch, small_data):
-    """A working folder where data is that small folder."""
-    monkeypatch.chdir(tmp_path)
-    Path("data").symlink_to(small_data)
     return tmp_path
 
 
@@ -109,9 +86,8 @@ def test_training_reaches_an_accuracy_and_writes_everything(large, cli, model_ty
     assert loss == pytest.approx(rows[-1]["test_loss"], rel=1e-4)
 
 
-def test_a_run_says_what_it_trains_and_where_its_files_are(small, cli):
-    flags = ("--epochs", 1, "--device", "cpu")
-    code, out, err = cli(main, *MLP, *flags)
+def test_a_run_says_what_it_trains_and_where_its_files_are(small, cli, capfd):
+    code, out, err = cli(main, *MLP, "--epochs", 1, "--device", "cpu")
     assert (code, err) == (0, "")
     first, epoch, *files = out.splitlines()
     assert first == (
@@ -127,10 +103,10 @@ def test_a_run_says_what_it_trains_and_where_its_files_are(small, cli):
         with Image.open(path) as image:
             assert image.format == "PNG" and image.width >= 800
             assert len(image.convert("RGB").getcolors(2**24)) > 50  # drawn, not blank
-    _, out, _ = cli(main, *MLP, *flags, "--val_size", 60, "--threads", 2)
-    assert out.startswith(
+    main.run(Args("CustomMLP", 1, device="cpu", threads=2, val_size=60), RUNS / "val")
+    assert capfd.readouterr().out.startswith(
         "CustomMLP (45,846 parameters) on cpu, 2 CPU threads: 240 training and 60 validation "
-        "images of data, run runs/CustomMLP-2\n"
+        "images of data, run runs/val\n"
     )
 
 

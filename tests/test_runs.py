@@ -67,6 +67,9 @@ def test_comments_layout_and_a_new_setting_change_nothing(code):
 def test_settings_data_threads_and_pytorch_are_part_of_it(monkeypatch):
     before = group()
     assert group(seed=7, model_type="CustomMLP", data_dir="elsewhere") == before
+    monkeypatch.setattr(Args.__dataclass_fields__["epochs"], "default", 5)  # a default that changed
+    assert group(epochs=20) == before != group(epochs=5)
+    monkeypatch.undo()
     others = [group(lr=0.5), group(deskew=True), group(threads=2), group(epochs=3)]
     others.append(group_folder(Args(device="cpu"), ("a digest", "of other labels")))
     monkeypatch.setattr("torch.__version__", "0.0")

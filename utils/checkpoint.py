@@ -144,7 +144,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 
 def check_settings_kept(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None:
     """Raise UserError if a run was trained so far with other settings than it is to go on with."""
-    free = {"epochs", "data_dir", "device", "threads"}
+    free = {"data_dir", "device", "threads"}
+    if args.schedule == "constant":  # others are laid out for a number of epochs
+        free.add("epochs")
     for name, value in checkpoint["settings"].items():
         if name not in free and getattr(args, name, None) != value:
             raise UserError(

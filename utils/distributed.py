@@ -79,6 +79,6 @@ def check_shares(model: nn.Module, num_images: int, batch_size: int) -> None:
         least, smallest = 2, (num_images % batch_size or batch_size) // world_size()
     if smallest < least:
         raise UserError(
-            f"--batch_size {batch_size}: of {num_images:,} images in {world_size()} processes, one "
-            f"would get fewer than {least} of some batch; choose another"
+            f"--batch_size {batch_size}: some batch of {num_images:,} images would have fewer than "
+            f"{least} for each process (there are {world_size()}); choose another"
         )

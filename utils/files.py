@@ -72,7 +72,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(error, file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # of torchrun's processes; most errors all of them meet
+        print(error if rank == "0" else f"rank {rank}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)

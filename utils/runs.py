@@ -35,7 +35,7 @@ CODE = ("model.py", "main.py", "dataset.py", "utils/augment.py")
 # What of main.py is no code: the settings that a run has are in its identity by themselves.
 SETTINGS = ("Args", "RECIPES")
 # Settings that name a run within its group, or that stand in its identity in another form.
-OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads")
+OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads", "epochs")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
 
 Run = Callable[[Any, Path, bool], list[dict[str, float]]]
@@ -78,7 +78,7 @@ def group_folder(args: Any, data: Sequence[str]) -> Path:
     identity = {
         **{"settings": settings, "code": code_digest(), "data": list(data)},
         **{"device": select_device(args.device).type, "threads": args.threads},
-        "torch": torch.__version__,
+        **{"epochs": args.epochs, "torch": torch.__version__},
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return RUNS / "compare" / key
