@@ -36,7 +36,6 @@ COMMANDS = {
     "main.py": "`python main.py`",
     "main.py --model_type CustomMLP": "`--model_type CustomMLP`",
     "main.py --recipe fast": "`--recipe fast`",
-    "main.py --recipe best": "`--recipe best`",
 }
 
 
@@ -216,7 +215,7 @@ def publish_commands(rounds: int) -> None:
                 words = [sys.executable, str(ROOT / script), *flags]
                 seen.append(seconds(lambda w=words: subprocess.run(w, cwd=folder, check=True)))
     medians = [f"{name} {statistics.median(times[c]):.0f} s" for c, name in COMMANDS.items()]
-    text = f"Seconds on an {processor_name('cpu', 1)}, start-up included: {', '.join(medians)}."
+    text = f"Seconds, start-up included, on {processor_name('cpu', 1)}: {', '.join(medians)}."
     atomic_write(ROOT / "README.md", with_table(ROOT / "README.md", "costs", text))
     print(text)
 

@@ -22,6 +22,7 @@ from dataset import MNIST
 from utils.archives import decode_png, read_archive
 from utils.files import UserError
 
+MODES = {".tar": "w", ".tar.xz": "w:xz", ".tar.gz": "w:gz", ".tar.bz2": "w:bz2"}
 SIZES = {"train": 200, "test": 50}  # enough for what is tested here
 
 
@@ -192,12 +193,15 @@ def test_size_below_zero_neither_leads_back_nor_reads_on(tmp_path, real, monkeyp
         list(read_archive(path, "train"))
 
 
-def test_zeroed_block_in_the_midst_is_not_taken_for_the_end(workplace, archives, cli):
-    content = bytearray(archives["train"])
-    position = content.index(b"train/00100_")
-    content[position : position + tarfile.BLOCKSIZE] = bytes(tarfile.BLOCKSIZE)
+@pytest.mark.parametrize("count", [6, 200])  # what follows is less than a record, and more
+def test_zeroed_header_in_the_midst_is_not_taken_for_the_end(workplace, real, cli, count):
+    content = tar_bytes((f"train/{name}", png) for name, png in real["train"][:count])
+    middle = content.index(b"train/%05d_" % (count // 2))
+    zeros = bytes(tarfile.BLOCKSIZE)
+    content = content[:middle] + zeros + content[middle + tarfile.BLOCKSIZE :]
     (workplace / "data/train.tar").write_bytes(content)
-    assert_refused(cli, workplace, "train.tar", "00099_", "breaks off or is damaged")
+    last = f"{count // 2 - 1:05d}_"
+    assert_refused(cli, workplace, "train.tar", last, "breaks off or is damaged")
 
 
 def test_hole_to_the_end_is_not_taken_for_the_end(workplace, archives, cli):
@@ -217,6 +221,19 @@ def test_every_length_of_padding_is_accepted(tmp_path, real, head):
         content = path.read_bytes()
         paddings.add((len(content) - len(content.rstrip(b"\0"))) // tarfile.BLOCKSIZE)
     assert paddings >= {2, tarfile.RECORDSIZE // tarfile.BLOCKSIZE + 1}  # the least, the most
+
+
+@pytest.mark.parametrize("suffix, place", [(".tar.gz", -5), (".tar.bz2", -3), (".tar.xz", -40)])
+def test_checksum_behind_the_longest_padding_is_checked(tmp_path, real, suffix, place):
+    members = [(f"train/{name}", png) for name, png in real["train"][:13]]
+    whole = tar_bytes(members)
+    assert len(whole) - len(whole.rstrip(b"\0")) > tarfile.RECORDSIZE
+    content = bytearray(tar_bytes(members, MODES[suffix]))
+    content[place] ^= 1
+    path = tmp_path / f"train{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"train\.tar"):
+        list(read_archive(path, "train"))
 
 
 def test_what_a_mac_adds_to_an_archive_is_skipped(workplace, real, cli):
@@ -259,11 +276,9 @@ def test_full_disk_is_one_line_and_leaves_nothing_behind(workplace, script):
 
 # --- Random damage ----------------------------------------------------------------------------
 
-MODES = {".tar": "w", ".tar.xz": "w:xz", ".tar.gz": "w:gz", ".tar.bz2": "w:bz2"}
-
 
 @pytest.fixture(scope="module")
-def small(real):
+def packed(real):
     """Six images as (name -> pixels), and their archives by suffix."""
     members = [(f"train/{name}", content) for name, content in real["train"][:6]]
     images = {name: decode_png(content).tobytes() for name, content in real["train"][:6]}
@@ -290,28 +305,28 @@ def extracted(suffix, content):
 
 @pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz", ".tar.bz2"])
 @given(operations=mutations())
-def test_no_damage_gets_past_a_compressed_archive(small, suffix, operations):
-    images, contents = small
+def test_no_damage_gets_past_a_compressed_archive(packed, suffix, operations):
+    images, contents = packed
     assert extracted(suffix, mutate(contents[suffix], operations)) in (images, {})
 
 
 @given(operations=mutations(("flip", "cut", "insert")))
-def test_no_damage_gets_past_a_plain_archive(small, operations):
-    images, contents = small
+def test_no_damage_gets_past_a_plain_archive(packed, operations):
+    images, contents = packed
     assert extracted(".tar", mutate(contents[".tar"], operations)) in (images, {})
 
 
 @given(operations=mutations())
-def test_no_damage_to_a_plain_archive_changes_an_image(small, operations):
+def test_no_damage_to_a_plain_archive_changes_an_image(packed, operations):
     # A tar knows no sum over all of it: without some of its blocks, or with two of them swapped,
     # it can be a whole archive of fewer images or other labels. No pixel changes even so.
-    images, contents = small
+    images, contents = packed
     loaded = extracted(".tar", mutate(contents[".tar"], operations))
     assert set(loaded.values()) <= set(images.values())
 
 
-def test_random_damage_is_found_and_what_is_whole_is_read(small):
-    images, contents = small
+def test_random_damage_is_found_and_what_is_whole_is_read(packed):
+    images, contents = packed
     for suffix, content in contents.items():
         assert extracted(suffix, content) == images
         assert extracted(suffix, content[: len(content) // 2]) == {}

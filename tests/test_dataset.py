@@ -396,7 +396,7 @@ def test_damaged_cache_is_replaced(workplace, damage):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, real):
+def cached(tmp_path_factory, real):
     """An extracted folder of four images, and all that it and its data folder hold."""
     data = tmp_path_factory.mktemp("data")
     members = [(f"train/{name}", content) for name, content in real["train"][:4]]
@@ -406,8 +406,8 @@ def small(tmp_path_factory, real):
 
 
 @given(operations=mutations())
-def test_no_damage_to_the_cache_changes_what_is_loaded(small, operations):
-    folder, before = small
+def test_no_damage_to_the_cache_changes_what_is_loaded(cached, operations):
+    folder, before = cached
     cache, (images, labels) = folder.with_name("train.cache.npz"), as_files(folder)
     cache.write_bytes(mutate(before["train.cache.npz"], operations))
     split = MNIST(folder)
@@ -460,7 +460,7 @@ def test_bright_images_are_warned_of(workplace, real, capfd):
 def test_what_a_mac_leaves_in_a_folder_is_ignored_silently(workplace, real, capfd):
     folder = workplace / "data/train"
     images = MNIST(folder).images
-    for name in (f"._{real['train'][0][0]}", ".DS_Store", "._.DS_Store"):
+    for name in (f"._{real['train'][0][0]}", ".DS_Store", "._.DS_Store", "._photo.jpg"):
         (folder / name).write_bytes(b"\0\5\26\7")
     split = MNIST(folder)
     assert torch.equal(split.images, images) and len(split) == 200
