@@ -156,8 +156,8 @@ def plot_finals(runs: list[dict[str, Any]], networks: dict[str, Any], titles: Ti
     axis.set(
         ylim=(-0.55, len(networks) - 0.4),
         xlabel="Test accuracy after the last epoch (%)",
-        title="Each dot is a run; diamond and bar: mean and its 95 % interval over the runs",
     )
+    figure.suptitle("Each dot is a run; diamond and bar: mean and its 95 % interval", fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     return _png(figure)
 
