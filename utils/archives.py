@@ -31,7 +31,7 @@ MAX_HEADER_BYTES = 2**20  # of tarfile's single reads; a forged header can ask f
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 READ_ERRORS = (
     *(tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError),
-    *(RecursionError, IndexError),  # what tarfile lets slip for forged headers
+    *(RecursionError, IndexError, OverflowError),  # what tarfile lets slip for forged headers
 )
 
 
@@ -101,7 +101,7 @@ class _BoundedReader:
         self.last = b""
 
     def read(self, size: int) -> bytes:
-        if size > MAX_HEADER_BYTES:
+        if not 0 <= size <= MAX_HEADER_BYTES:
             raise ValueError(f"a header asks for {size:,} bytes")
         self.last = self._read(size)
         return self.last
@@ -161,6 +161,8 @@ def read_archive(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
             for member in iter(tar.next, None):
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all headers
                 last = member.name
+                if tar.offset <= member.offset:
+                    raise ValueError("its size is below zero")
                 name = _image_name(member, split)
                 if name is None:
                     continue
@@ -170,10 +172,12 @@ def read_archive(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
                 seen.add(image_id)
                 reader.seek(member.offset_data)
                 yield name, reader.read(member.size)
-            # tarfile takes a broken header or a hole for the end; the true end is a record of
-            # zeros, after which the compressed formats keep their checksums.
-            rest = reader.last + reader.read(tarfile.RECORDSIZE)
-            if not reader.last or any(rest) or len(rest) > tarfile.RECORDSIZE:
+            # tarfile takes a broken header or a hole for the end; the true end is one or two
+            # blocks of zeros and as many as fill up a record. Reading on to the end of the file
+            # makes the compressed formats check their sums.
+            longest = tarfile.BLOCKSIZE + tarfile.RECORDSIZE
+            rest = reader.last + reader.read(longest)
+            if not reader.last or any(rest) or len(rest) > longest:
                 raise ValueError("the archive breaks off or is damaged after this member")
     except READ_ERRORS as error:
         raise _bad_archive(path, last, error) from error
