@@ -38,12 +38,19 @@ def tar_bytes(members, mode="w"):
     return content.getvalue()
 
 
+def first_members(real, sizes):
+    """Return plain tars of so many first images of each split: split -> bytes."""
+    return {
+        split: tar_bytes((f"{split}/{name}", content) for name, content in real[split][:size])
+        for split, size in sizes.items()
+    }
+
+
 def write_archives(folder, real, num_train, num_test):
     """Write archives of the first images of each split."""
     folder.mkdir(exist_ok=True)
-    for split, size in (("train", num_train), ("test", num_test)):
-        members = ((f"{split}/{name}", content) for name, content in real[split][:size])
-        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
+    for split, content in first_members(real, {"train": num_train, "test": num_test}).items():
+        (folder / f"{split}.tar").write_bytes(content)
     return folder
 
 
@@ -86,10 +93,7 @@ def real():
 @pytest.fixture(scope="session")
 def archives(real):
     """Plain tars of those members: split -> bytes."""
-    return {
-        split: tar_bytes((f"{split}/{name}", content) for name, content in members)
-        for split, members in real.items()
-    }
+    return first_members(real, SIZES)
 
 
 @pytest.fixture(autouse=True)

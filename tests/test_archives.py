@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import special, tar_bytes
+from conftest import first_members, special, tar_bytes
 from hypothesis import given
 from mutations import mutate, mutations
 from PIL import Image
@@ -29,10 +29,7 @@ SIZES = {"train": 200, "test": 50}  # enough for what is tested here
 @pytest.fixture(scope="module")
 def archives(real):
     """Plain tars of fewer members than other tests need: split -> bytes."""
-    return {
-        split: tar_bytes((f"{split}/{name}", content) for name, content in real[split][:size])
-        for split, size in SIZES.items()
-    }
+    return first_members(real, SIZES)
 
 
 def tree(folder):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, special, tar_bytes
+from conftest import ROOT, first_members, special, tar_bytes
 from filelock import FileLock
 from hypothesis import given
 from mutations import mutate, mutations
@@ -35,10 +35,7 @@ SIZES = {"train": 200, "test": 50}  # enough for what is tested here
 @pytest.fixture(scope="module")
 def archives(real):
     """Plain tars of fewer members than other tests need: split -> bytes."""
-    return {
-        split: tar_bytes((f"{split}/{name}", content) for name, content in real[split][:size])
-        for split, size in SIZES.items()
-    }
+    return first_members(real, SIZES)
 
 
 MD5 = {  # of the original files: images, labels
