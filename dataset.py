@@ -14,10 +14,8 @@ if __name__ == "__main__":
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
 
-import contextlib
 import functools
 import hashlib
-import io
 import os
 import re
 import sys
@@ -33,17 +31,15 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from utils.archives import (
-    archive_id,
     decode_png,
-    extract,
     extraction_was_killed,
     find_archives,
     list_images,
     parse_name,
-    read_archive,
     write_archive,
 )
 from utils.augment import Augmentation, deskew
+from utils.cache import extract_missing, fingerprint, read_cache, write_cache
 from utils.distributed import rank, world_size
 from utils.files import PLOTS, UserError, atomic_write, run_command
 from utils.settings import Parser
@@ -60,96 +56,7 @@ OTHER_IMAGE = re.compile(r"[^.].*\.(?!png$)(?i:png|jpe?g|bmp|gif|tiff?|webp)")
 MEAN, STD = 0.1307, 0.3081  # of the training pixels, scaled to [0, 1]
 
 
-# --- The extracted folder and its cache -------------------------------------------------------
-
-
-def _fingerprint(folder: Path) -> str:
-    """Digest names, sizes and times of a folder's files: it differs once any of them does."""
-    lines = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # a link that leads nowhere
-                stat = entry.stat()
-                lines.append(f"{entry.name} {stat.st_size} {stat.st_mtime_ns}\n")
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def _cache_path(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.cache.npz")
-
-
-def _write_cache(
-    folder: Path, images: np.ndarray, fingerprint: str, archive_size: int | None = None
-) -> dict[str, Any]:
-    """Keep decoded images and what the archive beside them is in the cache; return that.
-
-    Args:
-        folder: of the images.
-        images: uint8 [N, 28, 28].
-        fingerprint: of the folder before the images were read.
-        archive_size: number of images in the archive, if known; else they are counted.
-    """
-    cache: dict[str, Any] = {
-        "images": images,
-        "fingerprint": fingerprint,
-        "archive": "",
-        "archive_size": 0,
-    }
-    for path in find_archives(folder)[:1]:
-        size = archive_size or sum(1 for _ in read_archive(path, folder.name))
-        cache |= {"archive": archive_id(path), "archive_size": size}
-    content = io.BytesIO()
-    np.savez(content, **cache)
-    try:
-        atomic_write(_cache_path(folder), content.getbuffer())
-    except UserError as error:
-        print(f"note: no cache, the next start decodes again: {error}", file=sys.stderr)
-    return cache
-
-
-def _read_cache(folder: Path) -> dict[str, Any]:
-    """Return a folder's cache if it is whole and the folder has not changed since, else {}.
-
-    Raises:
-        UserError: if the archive beside the folder is not the one that the cache knows.
-    """
-    try:
-        with np.load(_cache_path(folder)) as file:
-            cache = dict(file)
-            archive, fingerprint = str(cache["archive"]), str(cache["fingerprint"])
-            images, size = cache["images"], cache["archive_size"]
-        if images.shape[1:] != (28, 28) or images.dtype != np.uint8 or size.shape:
-            return {}
-    except Exception:  # whatever numpy and zipfile raise for a damaged file
-        return {}
-    beside = find_archives(folder)
-    if (beside and not archive) or not folder.is_dir():
-        return {}
-    if archive and beside and archive != archive_id(beside[0]):
-        raise UserError(
-            f"{beside[0]}: not the archive that {folder} was extracted from ({archive}); "
-            f"remove {folder} and {_cache_path(folder)} to extract this one, or put it into "
-            "another folder and pass that as --data_dir"
-        )
-    return cache if fingerprint == _fingerprint(folder) else {}
-
-
-def extract_missing(folders: list[Path]) -> list[Path]:
-    """Extract what the folders lack; return those to which images were added.
-
-    Raises:
-        UserError: for a missing, a bad or another archive, or a place that can't be written.
-    """
-    incomplete = []
-    for folder in folders:
-        cache = {} if extraction_was_killed(folder) else _read_cache(folder)
-        if not cache or len(cache["images"]) < cache["archive_size"]:
-            incomplete.append(folder)
-    added = extract(incomplete) if incomplete else {}
-    for folder, images in added.items():
-        if images is not None and len(images) == len(list_images(folder)):
-            _write_cache(folder, images, _fingerprint(folder), len(images))
-    return list(added)
+# --- The extracted folder -------------------------------------------------------------------
 
 
 class MNIST(Dataset):
@@ -202,12 +109,12 @@ class MNIST(Dataset):
 
         What looks wrong with them is said on stderr.
         """
-        cache = _read_cache(self.folder)
+        cache = read_cache(self.folder)
         if len(cache.get("images", ())) != len(self):  # none, or another process has added images
-            fingerprint = _fingerprint(self.folder)  # taken before the files are read
+            state = fingerprint(self.folder)  # taken before the files are read
             bar = tqdm(range(len(self)), f"decoding {self.folder}", leave=False, disable=None)
             images = np.stack([self._decode(index) for index in bar])
-            cache = _write_cache(self.folder, images, fingerprint)
+            cache = write_cache(self.folder, images, state)
         images, whole = cache["images"], cache["archive_size"]
         others = [name for name in os.listdir(self.folder) if OTHER_IMAGE.fullmatch(name)]
         warnings = []

@@ -47,9 +47,8 @@ class Args:
     data_dir: str = setting("data", "folder of the archives or of the extracted images")
     device: str = setting("auto", "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps")
     threads: int = setting(1, "CPU threads; another number changes the last digits", 1)
-    val_size: int = setting(
-        0, "validate on the last N training images, leave the test set alone", 0
-    )
+    val_size: int = setting(0, "validate on the last N training images, not on the test set", 0)
+    init: str = setting("random", "initial weights: random, a file of weights, or a run")
     schedule: str = setting("constant", "learning rate schedule", choices=("constant", "onecycle"))
     label_smoothing: float = setting(0.0, "share of each target spread over all digits", 0, 1)
     weight_decay: float = setting(0.0, "L2 penalty", 0, 1)
@@ -156,7 +155,8 @@ def load_data(args: Args) -> tuple[Split, Split]:
     """
     check_settings(args)
     training, evaluation = load_splits(args.data_dir, args.val_size)
-    distributed.check_shares(MODELS[args.model_type](), len(training.labels), args.batch_size)
+    model = checkpoint.initialize(MODELS[args.model_type](), args)
+    distributed.check_shares(model, len(training.labels), args.batch_size)
     return training, evaluation
 
 
@@ -196,7 +196,8 @@ def run(args: Args, folder: Path, verbose: bool = True) -> list[dict[str, float]
     # The only random numbers after initialization come from here, so that a checkpoint needs no
     # other state. Seeded by a draw, as the same seed would repeat the numbers of the weights.
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    model = MODELS[args.model_type]().to(device).to(memory_format=torch.channels_last)
+    model = checkpoint.initialize(MODELS[args.model_type](), args)
+    model = model.to(device).to(memory_format=torch.channels_last)
     decay, fused = args.weight_decay, device.type != "mps"
     optimizer = torch.optim.SGD(
         model.parameters(), args.lr, args.momentum, weight_decay=decay, fused=fused

@@ -45,7 +45,7 @@ def test_only_atomic_write_and_extraction_write_files():
         if writing.search(line)
     }
     assert found == {
-        ("files.py", 'with open(temporary, "wb") as file:'),
+        ("files.py", 'with open(staged[path], "wb") as file:'),
         ("archives.py", 'with open(staging / name, "wb") as file:'),
     }
 

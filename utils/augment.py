@@ -40,19 +40,22 @@ def deskew(images: torch.Tensor) -> torch.Tensor:
     The slant is the slope of the least-squares line that predicts x from y over the ink. Ink is
     how much a pixel exceeds the darkest of its image, the background.
     """
+    # In parts, as the grids of all at once would take much memory.
+    return torch.cat([deskew_batch(batch) for batch in images.split(1000)])
+
+
+def deskew_batch(images: torch.Tensor) -> torch.Tensor:
+    """Deskew all images [B, 1, 28, 28] at once."""
     maps = _affine_maps().to(images.device)
     x, y, _ = maps
-    deskewed = []
-    for batch in images.split(1000):  # the grids of all at once would take much memory
-        ink = (batch - batch.amin(dim=(2, 3), keepdim=True)).squeeze(1)
-        mass = ink.sum(dim=(1, 2)).clamp(min=TINY)
-        right, down = (ink * x).sum(dim=(1, 2)) / mass, (ink * y).sum(dim=(1, 2)) / mass
-        dx, dy = x - right.view(-1, 1, 1), y - down.view(-1, 1, 1)
-        slant = (ink * dx * dy).sum(dim=(1, 2)) / (ink * dy * dy).sum(dim=(1, 2)).clamp(min=TINY)
-        one, zero = torch.ones_like(slant), torch.zeros_like(slant)
-        rows = torch.stack([one, slant, right, zero, one, down], dim=1)
-        deskewed.append(_resample(batch, rows.view(-1, 2, 3), maps.flatten(1)))
-    return torch.cat(deskewed)
+    ink = (images - images.amin(dim=(2, 3), keepdim=True)).squeeze(1)
+    mass = ink.sum(dim=(1, 2)).clamp(min=TINY)
+    right, down = (ink * x).sum(dim=(1, 2)) / mass, (ink * y).sum(dim=(1, 2)) / mass
+    dx, dy = x - right.view(-1, 1, 1), y - down.view(-1, 1, 1)
+    slant = (ink * dx * dy).sum(dim=(1, 2)) / (ink * dy * dy).sum(dim=(1, 2)).clamp(min=TINY)
+    one, zero = torch.ones_like(slant), torch.zeros_like(slant)
+    rows = torch.stack([one, slant, right, zero, one, down], dim=1)
+    return _resample(images, rows.view(-1, 2, 3), maps.flatten(1))
 
 
 class Augmentation:

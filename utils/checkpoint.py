@@ -1,4 +1,4 @@
-"""Runs on disk: their folders and locks, checkpoints, and which run may be resumed how."""
+"""Runs on disk: their folders and locks, checkpoints, weights, which run may be resumed how."""
 
 import csv
 import dataclasses
@@ -117,8 +117,22 @@ def save_run(
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(
         f"{path}: damaged, or of another version of this program ({type(error).__name__}); "
-        "remove the folder or start with another --name"
+        "remove it, or choose another"
     )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Return what save_run() or save_weights() wrote, on the CPU; UserError if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as file:  # as PyTorch does not check the sums
+            if name := file.testzip():
+                raise ValueError(f"{name} is damaged")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not (content["model"] and content["settings"]):
+            raise ValueError("a part is empty")
+    except LOAD_ERRORS as error:
+        raise _unreadable(path, error) from error
+    return content
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
@@ -130,12 +144,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     path = folder / "checkpoint.pt"
     if not path.is_file():
         raise UserError(f"{path}: no checkpoint to resume from; start without --resume")
+    checkpoint = _load(path)
     try:
-        with zipfile.ZipFile(path) as file:  # as PyTorch does not check the sums
-            if name := file.testzip():
-                raise ValueError(f"{name} is damaged")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if checkpoint["epoch"] != len(checkpoint["history"]) or not checkpoint["settings"]:
+        if checkpoint["epoch"] != len(checkpoint["history"]):
             raise ValueError("the parts contradict each other")
     except LOAD_ERRORS as error:
         raise _unreadable(path, error) from error
@@ -181,6 +192,75 @@ def restore(
     except LOAD_ERRORS as error:
         raise _unreadable(folder / "checkpoint.pt", error) from error
     return checkpoint["history"]
+
+
+# --- Weights ----------------------------------------------------------------------------------
+
+
+def pack_weights(model_type: str, deskew: bool, weights: dict[str, torch.Tensor]) -> bytes:
+    """Return the content of a file that holds what it takes to use a network, not to resume it."""
+    content = io.BytesIO()
+    settings = {"model_type": model_type, "deskew": deskew}
+    torch.save({"model": weights, "settings": settings}, content)
+    return content.getvalue()
+
+
+def find_weights(source: str) -> Path:
+    """Return the file of a source of weights: a file, a run's folder, or a run's name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    places = [Path(source), Path(source) / "checkpoint.pt", RUNS / source / "checkpoint.pt"]
+    for path in places:
+        if path.is_file():
+            return path
+    raise UserError(f"{source}: neither a file of weights nor a run in {RUNS}")
+
+
+def load_weights(source: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return the settings (model_type and deskew at least) and the state dict of a source.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    path = find_weights(source)
+    content = _load(path)
+    settings = content["settings"]
+    if not {"model_type", "deskew"} <= settings.keys():
+        raise _unreadable(path, KeyError("model_type"))
+    return settings, content["model"]
+
+
+def initialize(model: nn.Module, args: Any) -> nn.Module:
+    """Give a new model the weights that args.init asks for, random ones being there already.
+
+    Raises:
+        UserError: if these weights are of another network, or were trained on images that were
+            prepared in another way.
+    """
+    if args.init == "random":
+        return model
+    settings, weights = load_weights(args.init)
+    for name in ("model_type", "deskew"):
+        if settings[name] != getattr(args, name):
+            raise UserError(
+                f"--init {args.init}: was trained with {name} {settings[name]}, not "
+                f"{getattr(args, name)}; pass the same"
+            )
+    put_weights(model, weights, args.init)
+    return model
+
+
+def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
+    """Put a state dict into a model; UserError if names or shapes differ from the model's."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{source}: its weights do not fit {type(model).__name__} as it is in model.py now; "
+            "choose others, or train it again"
+        ) from error
 
 
 # --- Resuming ---------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,35 +17,41 @@ class UserError(Exception):
 def atomic_write(path: str | Path, content: bytes | memoryview) -> None:
     """Write a file so that at every moment the old or the new content is there, never a part.
 
-    The content goes to a temporary file beside the target, is flushed to disk, then renamed.
-
     Raises:
         UserError: if the disk is full or the folder can't be written; an earlier file stays.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_all({Path(path): content})
+
+
+def write_all(files: Mapping[Path, bytes | memoryview]) -> None:
+    """Write files that belong together: on an error none of them is renewed.
+
+    Each content goes to a temporary file beside its target and is flushed to disk; once all are
+    there, they are renamed.
+
+    Raises:
+        UserError: if the disk is full or a folder can't be written; earlier files stay.
+    """
+    staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            for path, content in files.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(staged[path], "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for path in files:
+                os.replace(staged[path], path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            for temporary in staged.values():
+                temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}): "
             "free some space there or make the folder writable, then run again"
         ) from error
-
-
-def write_all(files: dict[Path, bytes]) -> None:
-    """Write files whose contents are all ready, so that no error leaves a part of them renewed."""
-    for path, content in files.items():
-        atomic_write(path, content)
 
 
 def markers(name: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from utils.checkpoint import (
     RUNS,
     acquire_lock,
     check_settings_kept,
+    find_weights,
     has_checkpoint,
     load_checkpoint,
 )
@@ -75,6 +76,8 @@ def group_folder(args: Any, data: Sequence[str]) -> Path:
         for field in dataclasses.fields(args)
         if field.name not in OTHERWISE and getattr(args, field.name) != field.default
     }
+    if "init" in settings:  # what the file holds, not where it lies
+        settings["init"] = hashlib.sha256(find_weights(args.init).read_bytes()).hexdigest()
     identity = {
         **{"settings": settings, "code": code_digest(), "data": list(data)},
         **{"device": select_device(args.device).type, "threads": args.threads},
