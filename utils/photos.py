@@ -25,7 +25,7 @@ def to_mnist(ink: np.ndarray) -> np.ndarray:
     """
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = (max(1, round(BOX * size / max(ink.shape))) for size in ink.shape)
+    height, width = (max(1, int(BOX * size / max(ink.shape) + 0.5)) for size in ink.shape)
     small = area_weights(ink.shape[0], height) @ ink @ area_weights(ink.shape[1], width).T
     top, left = (_place(small.sum(axis=axis)) for axis in (1, 0))
     image = np.zeros((SIDE, SIDE))
