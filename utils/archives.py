@@ -185,6 +185,14 @@ def read_archive(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
         raise _bad_archive(path, None, ValueError(f"no images {split}/{{ID}}_{{Label}}.png in it"))
 
 
+def decode_member(path: Path, member: str, content: bytes) -> np.ndarray:
+    """Return the pixels uint8 [28, 28] of an archive's member; UserError if it is no such image."""
+    try:
+        return decode_png(content)
+    except ValueError as error:
+        raise _bad_archive(path, member, error) from error
+
+
 # --- Extraction -------------------------------------------------------------------------------
 
 
@@ -223,10 +231,7 @@ def _stage(archive: Path, folder: Path) -> np.ndarray | None:
         image_id, _ = parse_name(name)
         if image_id in present:
             continue
-        try:
-            images[image_id] = decode_png(content)
-        except ValueError as error:
-            raise _bad_archive(archive, f"{folder.name}/{name}", error) from error
+        images[image_id] = decode_member(archive, f"{folder.name}/{name}", content)
         with open(staging / name, "wb") as file:
             file.write(content)
     if present or not images:

@@ -1,0 +1,311 @@
+"""Read handwritten digits with a trained network: in pictures, in a browser, in your own program.
+
+    python predict.py photo.jpg row.png               what the pictures show
+    python predict.py sheet.jpg --crops my_digits/train   also keep every digit as a 28x28 image
+    python predict.py --test my_digits/test           loss and accuracy on labelled images
+    python predict.py --page docs/index.html          a web page to draw on
+    python predict.py --export lenet5.onnx            a file for ONNX runtimes
+
+The shipped weights in data/weights/ read them, or those of a run of yours: --run NAME.
+"""
+
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from dataset import MNIST, Split, normalise
+from model import MODELS, TITLES
+from utils import page, plots
+from utils.archives import SUFFIXES, decode_member, list_images, parse_name, read_archive
+from utils.augment import deskew_batch
+from utils.checkpoint import find_weights, load_weights, put_weights
+from utils.files import PLOTS, UserError, atomic_write, run_command, write_all
+from utils.photos import Digit, find_digits, open_picture
+from utils.settings import Parser, check_choice
+from utils.stats import format_interval, t_interval
+
+DATA = Path(__file__).parent / "data"  # what this repository ships
+WEIGHTS = DATA / "weights"
+BATCH = 1000  # images; without gradients larger batches are faster
+
+
+class Classifier(nn.Module):
+    """A trained network, and how images are prepared for it.
+
+    Args:
+        model_type: name of the network.
+        deskewed: whether it was trained on deskewed images.
+        weights: its state dict.
+        source: where they come from, for errors.
+
+    Raises:
+        UserError: if there is no such network in model.py, or the weights do not fit it.
+    """
+
+    def __init__(
+        self, model_type: str, deskewed: bool, weights: dict[str, torch.Tensor], source: str
+    ) -> None:
+        super().__init__()
+        if model_type not in MODELS:
+            raise UserError(f"{source}: its network {model_type} is not in model.py")
+        self.model_type, self.deskewed = model_type, deskewed
+        self.network = MODELS[model_type]()
+        put_weights(self.network, weights, source)
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, 10]."""
+        prepared = normalise(images.squeeze(1))
+        return self.network(deskew_batch(prepared) if self.deskewed else prepared)
+
+
+def load_classifier(source: str | Path) -> Classifier:
+    """Return the classifier of a file of weights, of a run's name or of its folder.
+
+    Raises:
+        UserError: if it is missing, damaged, or of another network than model.py has.
+    """
+    settings, weights = load_weights(str(source))
+    return Classifier(settings["model_type"], settings["deskew"], weights, str(source))
+
+
+@torch.inference_mode()
+def classify(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Return logits float32 [N, 10] of images uint8 [N, 28, 28]."""
+    return torch.cat([classifier(batch) for batch in images.unsqueeze(1).split(BATCH)])
+
+
+# --- Pictures ---------------------------------------------------------------------------------
+
+
+def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, list[Digit], np.ndarray]:
+    """Return a picture, its digits, and their probabilities float [N, 10].
+
+    Raises:
+        UserError: if it can't be opened, or shows no digits or too many.
+    """
+    picture = open_picture(path)
+    try:
+        digits = find_digits(picture)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: {error}; take the picture closer, on plain paper, in even light"
+        ) from error
+    images = torch.from_numpy(np.stack([digit.image for digit in digits]))
+    return picture, digits, classify(classifier, images).softmax(dim=1).numpy()
+
+
+def describe_picture(path: Path, digits: list[Digit], shares: np.ndarray, as_json: bool) -> str:
+    """Return the line for a picture: path: digits (probability of the least certain one)."""
+    text = "".join(str(digit) for digit in shares.argmax(axis=1))
+    if not as_json:
+        return f"{path}: {text} ({100 * shares.max(axis=1).min():.1f} %)"
+    boxes = [digit.box for digit in digits]
+    probabilities = shares.astype(float).round(6).tolist()
+    return json.dumps(
+        {"picture": str(path), "digits": text, "boxes": boxes, "probabilities": probabilities}
+    )
+
+
+def write_crops(folder: Path, digits: list[Digit], shares: np.ndarray) -> None:
+    """Write digits as {ID}_{Label}.png, labelled as they were read, with IDs the folder lacks."""
+    names = list_images(folder)
+    first = parse_name(names[-1])[0] + 1 if names else 0
+    files = {}
+    for number, (digit, label) in enumerate(zip(digits, shares.argmax(axis=1), strict=True), first):
+        content = io.BytesIO()
+        Image.fromarray(digit.image).save(content, "png")
+        files[folder / f"{number:05d}_{label}.png"] = content.getvalue()
+    write_all(files)
+
+
+def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
+    """Read all pictures, print a line for each, draw them; exits with 2 if one can't be read."""
+    shown, failed = [], 0
+    for path in flags.pictures:
+        try:
+            picture, digits, shares = read_picture(classifier, path)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        print(describe_picture(path, digits, shares, flags.json), flush=True)
+        if flags.crops:
+            write_crops(flags.crops, digits, shares)
+        if len(shown) < plots.MAX_PICTURES:
+            shown.append((path.name, np.asarray(picture), digits, shares))
+    if shown:
+        path = PLOTS / "predictions.png"
+        atomic_write(path, plots.plot_predictions(shown))
+        if not flags.json:
+            print(path)
+    if failed:
+        sys.exit(2)
+
+
+# --- Labelled images --------------------------------------------------------------------------
+
+
+def load_images(source: Path) -> Split:
+    """Return the labelled images of a folder, or of an archive without extracting it.
+
+    Raises:
+        UserError: if there is nothing to read, or a file is not as it should be.
+    """
+    if not source.is_file():
+        folder = MNIST(source)
+        return Split(folder.images, folder.labels)
+    suffix = max((end for end in SUFFIXES if source.name.endswith(end)), key=len, default="")
+    if not suffix:
+        raise UserError(f"{source}: neither a folder nor an archive ({', '.join(SUFFIXES)})")
+    members = sorted(
+        (*parse_name(name), decode_member(source, name, content))
+        for name, content in read_archive(source, source.name.removesuffix(suffix))
+    )
+    _, labels, images = zip(*members, strict=True)
+    return Split(torch.from_numpy(np.stack(images)), torch.tensor(labels))
+
+
+def test_images(classifier: Classifier, source: Path, name: str) -> None:
+    """Print loss and accuracy on labelled images, and draw the confusion matrix."""
+    images, labels = load_images(source)
+    logits = classify(classifier, images)
+    predictions = logits.argmax(dim=1)
+    correct = 100.0 * (predictions == labels).numpy()
+    counts = np.zeros((10, 10), dtype=int)
+    np.add.at(counts, (labels.numpy(), predictions.numpy()), 1)
+    print(
+        f"{name} on {source}: {len(labels):,} images, loss "
+        f"{F.cross_entropy(logits, labels).item():.4f}, accuracy {correct.mean():.2f} % "
+        f"{format_interval(t_interval(correct), 2)}".rstrip()
+    )
+    path = PLOTS / f"confusion_matrix_{name}.png"
+    atomic_write(path, plots.plot_confusion(TITLES[classifier.model_type], counts, 1))
+    print(path)
+
+
+# --- Page and ONNX ----------------------------------------------------------------------------
+
+
+def shipped_test_images() -> Split:
+    """Return MNIST's 10,000 test images from this repository's archive."""
+    return load_images(DATA / "test.tar.xz")
+
+
+def write_page(path: Path, run: str | None) -> None:
+    """Write a web page that holds all three networks; a run takes the place of its network."""
+    classifiers = {name: load_classifier(WEIGHTS / f"{name}.pt") for name in page.NETWORKS}
+    if run:
+        own = load_classifier(run)
+        if own.model_type not in classifiers:
+            raise UserError(f"--run {run}: the page can't compute a {own.model_type}")
+        classifiers[own.model_type] = own
+    images, labels = shipped_test_images()
+    predictions = {
+        name: classify(one, images).argmax(dim=1).numpy() for name, one in classifiers.items()
+    }
+    chosen = page.pick_samples(labels.numpy(), predictions)
+    networks = {
+        name: (TITLES[name], one.deskewed, one.network.state_dict())
+        for name, one in classifiers.items()
+    }
+    text = page.render_page(networks, images.numpy()[chosen], labels.numpy()[chosen])
+    atomic_write(path, text.encode())
+    print(path)
+
+
+def build_onnx(classifier: Classifier, source: Path) -> bytes:
+    """Return a classifier as an ONNX file: images uint8 [N, 1, 28, 28] to logits float32 [N, 10].
+
+    Normalisation and deskewing are inside, and so is where it comes from, as metadata.
+    """
+    example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    program = torch.onnx.export(
+        classifier, (example,), dynamo=True, verbose=False, input_names=["images"],
+        output_names=["logits"], dynamic_shapes={"images": {0: torch.export.Dim("N")}},
+    )  # fmt: skip
+    assert program is not None  # None is for exports to a file
+    model = program.model_proto
+    metadata = {"network": classifier.model_type, "deskew": classifier.deskewed, "source": source}
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=str(value))
+    return model.SerializeToString()
+
+
+def export_onnx(classifier: Classifier, source: Path, path: Path) -> None:
+    """Write an ONNX file, after onnxruntime has read 1,000 test images with it as PyTorch does.
+
+    Raises:
+        UserError: if it does not, or the file can't be written.
+    """
+    import onnxruntime
+
+    content = build_onnx(classifier, source)
+    images = shipped_test_images().images[:1000]
+    expected = classify(classifier, images).numpy()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": images.unsqueeze(1).numpy()})
+    difference = np.abs(logits - expected).max()
+    if difference > 1e-4 or (logits.argmax(axis=1) != expected.argmax(axis=1)).any():
+        raise UserError(f"{path}: not written, as onnxruntime's logits differ by {difference:.2g}")
+    atomic_write(path, content)
+    print(f"{path}: 1,000 test images, largest difference to PyTorch's logits {difference:.1g}")
+
+
+# --- The command ------------------------------------------------------------------------------
+
+
+def parse_flags() -> argparse.Namespace:
+    """Return the flags; exactly one thing to do is among them."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("pictures", nargs="*", type=Path, help="photographs or scans of digits")
+    parser.add_argument("--model_type", default="LeNet5", help="shipped weights: LeNet5, ...")
+    parser.add_argument("--run", help="a run of yours (or a file of weights) in their place")
+    parser.add_argument("--json", action="store_true", help="a JSON object per picture")
+    parser.add_argument("--crops", type=Path, metavar="FOLDER", help="add the digits found to it")
+    parser.add_argument(
+        "--test", type=Path, metavar="FOLDER", help="of labelled images, or archive"
+    )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the web page")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write an ONNX file")
+    flags = parser.parse_args()
+    given = [flags.pictures, flags.test, flags.page, flags.export]
+    if sum(1 for one in given if one) != 1:
+        parser.error("give pictures, or one of --test, --page, --export")
+    if not flags.pictures and (flags.crops or flags.json):
+        parser.error("--crops and --json are for pictures")
+    check_choice("model_type", flags.model_type, MODELS)
+    return flags
+
+
+def main() -> None:
+    """Do what the flags say."""
+    flags = parse_flags()
+    if flags.page:
+        write_page(flags.page, flags.run)
+        return
+    source = find_weights(flags.run or str(WEIGHTS / f"{flags.model_type}.pt"))
+    classifier = load_classifier(source)
+    if flags.test:
+        test_images(classifier, flags.test, flags.run or flags.model_type)
+    elif flags.export:
+        export_onnx(classifier, source, flags.export)
+    else:
+        read_pictures(classifier, flags)
+
+
+if __name__ == "__main__":
+    run_command(main)
