@@ -13,8 +13,10 @@ from pathlib import Path
 # processes a second thread makes everything many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import compare
 import dataset
@@ -79,6 +81,11 @@ def same_run(name, other):
     for key, value in checkpoint["model"].items():
         assert torch.equal(value, other_checkpoint["model"][key]), key
     assert torch.equal(checkpoint["generator"], other_checkpoint["generator"])
+
+
+def decode(content):
+    """Return the pixels of a PNG, by Pillow alone."""
+    return np.asarray(Image.open(io.BytesIO(content)))
 
 
 @pytest.fixture(scope="session")

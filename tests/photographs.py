@@ -33,9 +33,11 @@ def enlarge(image: np.ndarray, scale: float, angle: float, level: float) -> np.n
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def write_row(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return the ink of digits uint8 [N, 28, 28] side by side, written by one hand."""
-    scale = math.exp(generator.uniform(math.log(4), math.log(20)))
+def write_row(
+    images: np.ndarray, generator: np.random.Generator, smallest: float = 4, largest: float = 20
+) -> np.ndarray:
+    """Return the ink of digits uint8 [N, 28, 28] side by side, by one hand, so many times larger."""
+    scale = math.exp(generator.uniform(math.log(smallest), math.log(largest)))
     level = generator.uniform(0.3, 0.6)
     inks = []
     for image in images:
@@ -65,9 +67,9 @@ def draw_lines(paper: np.ndarray, spacing: float, squared: bool, generator) -> N
         paper += strength * (np.minimum(colour, paper) - paper)
 
 
-def photograph(images: np.ndarray, generator: np.random.Generator) -> bytes:
-    """Return a JPEG photograph of digits uint8 [N, 28, 28], written in a row."""
-    ink = write_row(images, generator)
+def photograph(images: np.ndarray, generator: np.random.Generator, largest: float = 20) -> bytes:
+    """Return a JPEG photograph of digits uint8 [N, 28, 28], in a row, up to so many times larger."""
+    ink = write_row(images, generator, largest=largest)
     room = generator.uniform(0.15, 1.2, 4) * min(ink.shape[0], 1.5 * ink.shape[1])
     top, bottom, left, right = np.maximum(room, 12).round().astype(int)
     alpha = np.pad(ink, ((top, bottom), (left, right)))[..., None]

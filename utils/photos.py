@@ -22,7 +22,7 @@ MIN_CONTRAST = 0.08  # of ink against paper, which is less than that of a hard p
 NEAR = 0.08  # of the height of a digit: pieces of ink no further apart are one
 SPECK = 0.02  # of the area of the largest piece of ink: smaller ones are dirt
 SMALLEST = 0.35  # of the height of the tallest digit: lower ones are dots, dashes and dirt
-THIN, THICK = 1.8, 3.6  # pixels of the 20x20 box: strokes between them are as MNIST's mostly are
+THIN, THICK = 2.2, 4.0  # pixels of the 20x20 box: most of MNIST's strokes are between them
 FAINT = 4  # standard deviations of the noise below which nothing counts as ink
 
 Box = tuple[int, int, int, int]
@@ -107,11 +107,12 @@ def border_surface(grey: np.ndarray) -> np.ndarray:
     return terms @ weights
 
 
-def find_ink(grey: np.ndarray) -> np.ndarray:
+def find_ink(grey: np.ndarray, size: float) -> np.ndarray:
     """Return how much darker, or on a board brighter, than its surroundings a picture is.
 
     Args:
         grey: float [H, W], 0 to 255.
+        size: pixels; strokes must be narrower, shadows wider.
 
     Returns:
         float [H, W]: 0 for paper, 1 for the blackest ink.
@@ -119,25 +120,21 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     smooth = ndimage.gaussian_filter(grey, 1)
     # Against the light at the border the ink stands out on one side: a skewed distribution.
     if ((smooth - border_surface(smooth)) ** 3).sum() > 0:
-        grey, smooth = 255 - grey, 255 - smooth
-        paper = _paper(smooth)
-        return np.clip((paper - grey) / 255, 0, 1)
-    paper = _paper(smooth)
+        paper = find_paper(255 - smooth, size)
+        return np.clip((paper - 255 + grey) / 255, 0, 1)
+    paper = find_paper(smooth, size)
     return np.clip((paper - grey) / np.maximum(paper, 1), 0, 1)
 
 
-def _paper(grey: np.ndarray) -> np.ndarray:
-    """Return the paper below dark ink: a morphological closing, larger than any stroke is wide."""
-    step = max(1, round(min(grey.shape) / 48))  # a small picture will do, for so smooth a thing
+def find_paper(grey: np.ndarray, size: float) -> np.ndarray:
+    """Return the paper under dark ink, with its shadows: a morphological closing, smoothed."""
+    step = max(1, int(size / 12))  # a small picture will do, for so smooth a thing
     small = np.asarray(Image.fromarray(grey.astype(np.float32)).reduce(step), np.float64)
-    size = max(3, round(max(small.shape) / 3))
-    padded = np.pad(small, size, mode="reflect" if min(small.shape) > size else "edge")
-    closed = ndimage.grey_closing(padded, (size, size))[size:-size, size:-size]
-    closed = ndimage.gaussian_filter(closed, 1.5)
-    resized = Image.fromarray(closed.astype(np.float32)).resize(
-        (grey.shape[1], grey.shape[0]), Image.Resampling.BILINEAR
-    )
-    return np.asarray(resized, np.float64)
+    window = max(3, round(size / step))
+    padded = np.pad(small, window, mode="symmetric")
+    closed = ndimage.grey_closing(padded, (window, window))[window:-window, window:-window]
+    closed = Image.fromarray(ndimage.gaussian_filter(closed, 1.5).astype(np.float32))
+    return np.asarray(closed.resize(grey.shape[::-1], Image.Resampling.BILINEAR), np.float64)
 
 
 def otsu(values: np.ndarray) -> float:
@@ -149,7 +146,8 @@ def otsu(values: np.ndarray) -> float:
     sums = np.cumsum(counts * centres)
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(edges[1:][np.nanargmax(between[:-1])] if len(counts) > 1 else values.mean())
+    best = between == np.nanmax(between)  # several in a row, where there is a gap
+    return float(edges[1:][best].mean())
 
 
 def remove_lines(ink: np.ndarray) -> np.ndarray:
@@ -177,8 +175,8 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     if not best.any():
         return ink
     y, x = np.mgrid[:height, :width]
-    line = best[(y - np.round(best_slope * x).astype(int)) % height]
-    return np.clip(ink - 1.1 * line, 0, 1)
+    best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is
+    return np.clip(ink - best[(y - np.round(best_slope * x).astype(int)) % height], 0, 1)
 
 
 # --- Digits -----------------------------------------------------------------------------------
@@ -237,7 +235,7 @@ def _same_digit(one: Box, other: Box) -> bool:
     height = max(one[3] - one[1], other[3] - other[1])
     across = min(one[2], other[2]) - max(one[0], other[0])  # the overlap
     down = max(one[1], other[1]) - min(one[3], other[3])  # the gap; negative where they overlap
-    if min(one[3] - one[1], other[3] - other[1]) < 0.5 * height:  # a bar, as of a 5
+    if min(one[3] - one[1], other[3] - other[1]) < 0.6 * height:  # a bar, as of a 5
         return across > 0 and down < 0.25 * height
     return across > 0.5 * min(one[2] - one[0], other[2] - other[0]) and down < 0.25 * height
 
@@ -286,6 +284,18 @@ def set_stroke(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
+def _separate(
+    grey: np.ndarray, size: float
+) -> tuple[np.ndarray, np.ndarray, list[tuple[list[int], Box]]]:
+    """Return a picture's ink, and what find_boxes() makes of it."""
+    ink = remove_lines(ndimage.gaussian_filter(find_ink(grey, size), 1))
+    noise = 1.4826 * np.median(np.abs(ink - np.median(ink)))
+    floor = max(MIN_CONTRAST, FAINT * noise)
+    if ink.max() < floor:
+        return ink, np.zeros(ink.shape, int), []
+    return ink, *find_boxes(ink > max(floor, 0.8 * otsu(ink[ink > floor / 2])))
+
+
 def find_digits(picture: Image.Image) -> list[Digit]:
     """Return the digits of a picture RGB in reading order; there may be up to 100.
 
@@ -296,15 +306,12 @@ def find_digits(picture: Image.Image) -> list[Digit]:
         return [Digit((0, 0, SIDE, SIDE), np.asarray(picture.convert("L")))]
     step = -(-max(picture.size) // WORKING_SIDE)
     grey = np.asarray(picture.convert("L").reduce(step), np.float64)
-    ink = ndimage.gaussian_filter(remove_lines(find_ink(grey)), 1)
-    noise = 1.4826 * np.median(np.abs(ink - np.median(ink)))
-    floor = max(MIN_CONTRAST, FAINT * noise)
-    if ink.max() < floor:
-        raise ValueError("no ink found")
-    mask = ink > max(floor, 0.8 * otsu(ink[ink > floor / 2]))
-    labels, groups = find_boxes(mask)
+    _, _, groups = _separate(grey, max(grey.shape) / 3)
+    # Again, now that the size of the digits is known, so that smaller shadows do not count as ink.
+    height = float(np.median([bottom - top for _, (_, top, _, bottom) in groups] or [0]))
+    ink, labels, groups = _separate(grey, 1.2 * height) if groups else (grey, grey, [])
     if not 0 < len(groups) <= MAX_DIGITS:
-        raise ValueError(f"more than {MAX_DIGITS} digits" if groups else "no digit found")
+        raise ValueError(f"more than {MAX_DIGITS} digits" if groups else "no ink found")
     digits = []
     for pieces, (left, top, right, bottom) in groups:
         margin = 2 + (bottom - top) // 20
@@ -345,6 +352,9 @@ def to_mnist(ink: np.ndarray) -> np.ndarray:
 
 
 def _place(profile: np.ndarray) -> int:
-    """Return where a profile must start in 28 pixels for its centre of mass to be in the middle."""
-    centre = (profile * (np.arange(len(profile)) + 0.5)).sum() / profile.sum()
+    """Return where a profile must start in 28 pixels for its centre of mass to be at pixel 14.
+
+    There it is in MNIST's images, counted from 0, half a pixel beyond the middle.
+    """
+    centre = (profile * np.arange(len(profile))).sum() / profile.sum()
     return int(np.clip(np.floor(SIDE / 2 - centre + 0.5), 0, SIDE - len(profile)))

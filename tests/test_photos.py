@@ -1,0 +1,277 @@
+"""utils/photos.py: digits are found in pictures of any kind, and look as MNIST's do."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import decode
+from photographs import light, photograph, write_row
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from utils.files import UserError
+from utils.photos import (
+    MAX_PIXELS,
+    area_weights,
+    find_digits,
+    is_mnist,
+    open_picture,
+    otsu,
+    remove_lines,
+    set_stroke,
+    to_mnist,
+)
+
+
+@pytest.fixture(scope="module")
+def digits(real):
+    """The first 100 test images, uint8 [100, 28, 28]."""
+    return np.stack([decode(content) for _, content in real["test"][:100]])
+
+
+def similarity(image, other):
+    """Return the correlation of two images' pixels."""
+    return np.corrcoef(image.ravel(), other.ravel())[0, 1]
+
+
+def on_paper(ink, paper=245, colour=40):
+    """Return a grey picture of ink float [H, W]."""
+    return Image.fromarray((paper + (colour - paper) * ink).astype(np.uint8))
+
+
+def written(images, seed=0, margin=40):
+    """Return the ink of digits in a row on an otherwise empty sheet, float [H, W]."""
+    return np.pad(write_row(images, np.random.default_rng(seed), 4, 8), margin)
+
+
+# --- One digit --------------------------------------------------------------------------------
+
+
+def test_area_weights_average():
+    ramp = np.arange(12.0)
+    assert np.allclose(area_weights(12, 3) @ ramp, [1.5, 5.5, 9.5])
+    assert np.allclose(area_weights(3, 2) @ [3, 6, 9], [4, 8])  # 3 and half of 6, half of 6 and 9
+    assert np.allclose(area_weights(50, 20).sum(axis=1), 1)
+    assert np.allclose(area_weights(7, 20).sum(axis=1), 1)
+
+
+def test_mnist_images_keep_their_form(digits):
+    # They were made in this way, so that enlarged ones must come back as they were.
+    for image in digits:
+        large = np.kron(image, np.ones((10, 10))) / 255
+        found = to_mnist(np.pad(large, ((70, 0), (0, 150)))).astype(float)
+        assert np.abs(found - image).mean() < 0.5
+
+
+def test_centre_of_mass_is_in_the_middle_and_the_longer_side_has_20_pixels():
+    ink = np.zeros((300, 300))
+    ink[100:180, 50:60] = 1  # a tall bar with a foot, as an L
+    ink[170:180, 50:90] = 1
+    image = to_mnist(ink).astype(float)
+    rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+    assert (len(rows), len(columns)) == (20, 10)
+    y, x = ndimage.center_of_mass(image)
+    assert abs(y - 14) <= 0.5 and abs(x - 14) <= 0.5
+    assert image.dtype == float and image.max() == 255
+
+
+def test_thin_and_thick_strokes_become_alike(digits):
+    ink = np.kron(digits[0], np.ones((6, 6))) > 127
+    thin = ndimage.binary_erosion(ink, iterations=4)
+    thick = ndimage.binary_dilation(ink, iterations=14)
+    shares = [to_mnist(mask.astype(float)).mean() for mask in (thin, ink, thick)]
+    evened = [to_mnist(set_stroke(mask).astype(float)).mean() for mask in (thin, ink, thick)]
+    assert shares[0] < 0.8 * evened[0] and evened[2] < 0.9 * shares[2]
+    assert evened[1] == shares[1] and evened == sorted(evened)
+
+
+def test_otsu_lies_between_two_classes():
+    generator = np.random.default_rng(0)
+    values = np.concatenate([generator.normal(10, 1, 900), generator.normal(30, 2, 100)])
+    assert 14 < otsu(values) < 24
+
+
+# --- Pictures ---------------------------------------------------------------------------------
+
+
+def test_an_image_of_mnist_is_taken_as_it_is(digits):
+    for image in digits[:20]:
+        picture = Image.fromarray(image).convert("RGB")
+        assert is_mnist(picture)
+        (found,) = find_digits(picture)
+        assert np.array_equal(found.image, image) and found.box == (0, 0, 28, 28)
+    assert not is_mnist(Image.fromarray(255 - digits[0]).convert("RGB"))
+
+
+def test_boxes_are_where_the_digits_are(digits):
+    ink = written(digits[[0, 3, 1]])
+    rows, columns = np.flatnonzero((ink > 0.5).any(axis=1)), np.flatnonzero((ink > 0.5).any(axis=0))
+    found = find_digits(on_paper(ink).convert("RGB"))
+    assert len(found) == 3
+    left, top = min(one.box[0] for one in found), min(one.box[1] for one in found)
+    right, bottom = max(one.box[2] for one in found), max(one.box[3] for one in found)
+    hull = np.array([left, top, right, bottom])
+    assert np.abs(hull - [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).max() <= 3
+    assert [one.box[0] for one in found] == sorted(one.box[0] for one in found)
+
+
+def test_lines_are_read_from_the_top_and_from_the_left(digits):
+    upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
+    width = max(upper.shape[1], lower.shape[1])
+    page = np.vstack(
+        [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (upper, lower)]
+    )
+    found = find_digits(on_paper(page).convert("RGB"))
+    alone = [
+        digit for part in (upper, lower) for digit in find_digits(on_paper(part).convert("RGB"))
+    ]
+    assert len(found) == 9
+    for one, other in zip(found, alone, strict=True):
+        assert similarity(one.image, other.image) > 0.9
+
+
+VARIANTS = {
+    "darker light": lambda grey: grey * 0.5,
+    "light from one side": lambda grey: grey * np.linspace(1, 0.5, grey.shape[1]),
+    "a shadow": lambda grey: grey * np.where(np.arange(grey.shape[1]) > grey.shape[1] / 2, 1, 0.6),
+    "noise": lambda grey: grey + np.random.default_rng(0).normal(0, 8, grey.shape),
+    "chalk on a board": lambda grey: 255 - grey,
+    "pencil": lambda grey: 245 - (245 - grey) * 0.4,
+    "ruled paper": lambda grey: np.where(
+        np.arange(len(grey))[:, None] % 50 < 2, np.minimum(grey, 190), grey
+    ),
+    "squared paper": lambda grey: np.where(
+        (np.arange(len(grey))[:, None] % 50 < 2) | (np.arange(grey.shape[1]) % 50 < 2),
+        np.minimum(grey, 190),
+        grey,
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_digits_are_found_whatever_the_paper_and_the_light(digits, variant):
+    grey = np.asarray(on_paper(written(digits[:4])), float)
+    changed = np.clip(VARIANTS[variant](grey), 0, 255).astype(np.uint8)
+    plain = find_digits(Image.fromarray(grey.astype(np.uint8)).convert("RGB"))
+    found = find_digits(Image.fromarray(changed).convert("RGB"))
+    assert len(found) == len(plain) == 4
+    for one, other in zip(found, plain, strict=True):
+        assert np.abs(np.subtract(one.box, other.box)).max() <= 4
+        assert similarity(one.image, other.image) > 0.9
+
+
+def test_lines_are_removed_where_they_are_askew():
+    ink = np.zeros((400, 600))
+    y, x = np.mgrid[:400, :600]
+    ink[np.abs((y + np.tan(np.radians(2)) * x) % 60 - 30) < 1] = 0.3
+    ink[150:250, 280:300] = 0.9
+    ink = ndimage.gaussian_filter(ink, 1)  # as photographs are
+    cleaned = remove_lines(ink)
+    assert ink[40:140].max() > 0.15 and cleaned[40:140].max() < 0.05
+    assert cleaned[155:245, 285:295].min() > 0.5
+
+
+def test_pieces_of_a_digit_are_put_together():
+    page = Image.new("L", (300, 300), 250)
+    drawn = ImageDraw.Draw(page)
+    drawn.line([(130, 80), (120, 140), (170, 150), (170, 200), (120, 210)], 20, 14)  # a 5
+    drawn.line([(140, 70), (190, 66)], 20, 14)  # its bar, which hardly touches it
+    assert len(find_digits(page.convert("RGB"))) == 1
+
+
+def test_dirt_and_edges_are_no_digits(digits):
+    ink = written(digits[:2], margin=60)
+    ink[5:9, 5:9] = ink[-9:-6, 100:103] = 1  # dirt
+    ink[:, -3:] = 1  # the table beside the paper
+    assert len(find_digits(on_paper(ink).convert("RGB"))) == 2
+
+
+@pytest.mark.parametrize("grey", [
+    np.full((300, 400), 255.0), np.zeros((300, 400)), np.linspace(60, 250, 400) * np.ones((300, 1)),
+    200 + np.random.default_rng(0).normal(0, 10, (300, 400)), np.full((1, 1), 255.0),
+    np.full((1, 500), 255.0), np.full((28, 28), 255.0),
+    200 * light((300, 400), np.random.default_rng(1)),
+])  # fmt: skip
+def test_empty_pictures_have_no_ink(grey):
+    picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+    with pytest.raises(ValueError, match="no ink found"):
+        find_digits(picture)
+
+
+def test_a_page_of_text_is_too_much():
+    page = Image.new("L", (900, 600), 245)
+    for row in range(20):
+        ImageDraw.Draw(page).text((20, 20 + 28 * row), "0123456789 " * 10, 30)
+    with pytest.raises(ValueError, match="more than 100 digits"):
+        find_digits(page.convert("RGB"))
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def save(picture, path, **options):
+    picture.save(path, **options)
+    return open_picture(path)
+
+
+def test_every_kind_of_file_shows_the_same(digits, tmp_path):
+    picture = on_paper(written(digits[:2]))
+    expected = np.asarray(picture, float)
+
+    def close(opened, worst=12):
+        assert opened.mode == "RGB" and opened.size == picture.size
+        assert np.abs(np.asarray(opened.convert("L"), float) - expected).mean() < worst
+
+    close(save(picture, tmp_path / "grey.png"), 0.01)
+    close(save(picture.convert("CMYK"), tmp_path / "cmyk.jpg"))
+    close(save(picture.convert("P"), tmp_path / "palette.gif"))
+    close(save(picture.convert("RGB"), tmp_path / "colour.webp"))
+    deep = np.asarray(picture).astype(np.uint16) * 256
+    close(save(Image.fromarray(deep), tmp_path / "16bit.png"), 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    close(save(picture.rotate(90, expand=True), tmp_path / "turned.jpg", exif=exif))
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0, 255), (255, 255, 255, 255)])
+def test_transparent_parts_are_paper(tmp_path, ink):
+    picture = Image.new("RGBA", (300, 200), (0, 0, 0, 0))
+    ImageDraw.Draw(picture).line([(100, 40), (180, 40), (130, 160)], ink, 14)
+    (digit,) = find_digits(save(picture, tmp_path / "alpha.png"))
+    opaque = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(opaque).line([(100, 40), (180, 40), (130, 160)], "black", 14)
+    (expected,) = find_digits(opaque)
+    assert similarity(digit.image, expected.image) > 0.99
+    assert digit.box == pytest.approx((100, 33, 180, 160), abs=8)
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    cases = {
+        "none.png": (None, "no such file"),
+        "empty.png": (b"", "not a picture"),
+        "text.jpg": (b"seven", "not a picture"),
+        "cut.jpg": (None, "damaged"),
+        "large.png": (None, f"more than {MAX_PIXELS:,}"),
+    }
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99), np.uint8)).save(
+        content, "jpeg"
+    )
+    for name, (written_bytes, _) in cases.items():
+        if written_bytes is not None:
+            (tmp_path / name).write_bytes(written_bytes)
+    (tmp_path / "cut.jpg").write_bytes(content.getvalue()[:2000])
+    Image.new("1", (8000, 7000)).save(tmp_path / "large.png")
+    for name, (_, tells) in cases.items():
+        with pytest.raises(UserError, match=tells) as error:
+            open_picture(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match="not a picture"):
+        open_picture(tmp_path)
+
+
+def test_simulated_photographs_are_photographs(digits):
+    picture = Image.open(io.BytesIO(photograph(digits[:3], np.random.default_rng(0))))
+    assert picture.format == "JPEG" and picture.mode == "RGB"
+    pixels = np.asarray(picture, float)
+    assert pixels.std() > 5 and np.abs(np.diff(pixels, axis=1)).mean() > 0.5
