@@ -34,25 +34,24 @@ LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 def pick_samples(labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the sorted indices of 50 test images to show: some of each digit.
+    """Return the sorted indices of 50 random test images, about as many of each digit.
 
-    Up to 20 of them are images that CustomMLP misreads and LeNet5 reads.
+    Up to 20 of them are images that CustomMLP misreads and LeNet5 reads. The same arguments give
+    the same images.
 
     Args:
         labels: int [N].
         predictions: network -> its answers, int [N]; CustomMLP and LeNet5 at least.
     """
-    misread = predictions["CustomMLP"] != labels
-    telling = _digits_in_turn(labels, misread & (predictions["LeNet5"] == labels))[:TELLING]
-    others = np.ones(len(labels), bool)
-    others[telling] = False
-    rest = _digits_in_turn(labels, others)[: SAMPLES - len(telling)]
-    return np.sort(np.concatenate([telling, rest]))
+    order = np.random.default_rng(0).permutation(len(labels))
+    telling = (predictions["CustomMLP"] != labels) & (predictions["LeNet5"] == labels)
+    chosen = _digits_in_turn(labels, order[telling[order]])[:TELLING]
+    rest = _digits_in_turn(labels, np.setdiff1d(order, chosen, assume_unique=True))
+    return np.sort(np.concatenate([chosen, rest[: SAMPLES - len(chosen)]]))
 
 
-def _digits_in_turn(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the indices where the mask is true: the first of each digit, then the second ones."""
-    indices = np.flatnonzero(mask)
+def _digits_in_turn(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Return the indices in another order: the first of each digit, then the second ones, ..."""
     turn = np.zeros(len(indices))
     for digit in range(10):
         same = labels[indices] == digit
@@ -115,7 +114,7 @@ def _encode_weights(name: str, weights: Mapping[str, torch.Tensor]) -> dict[str,
 
 def _shapes(layers: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Return the shape of everything in a state dict of these layers."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for layer, shape in layers.items():
         shapes |= {f"{layer}.weight": shape, f"{layer}.bias": shape[:1]}
         if layer.startswith("bn"):
