@@ -96,7 +96,7 @@ def full_table(results: dict[str, Any]) -> str:
         f"where nothing else is said. Settings: {', '.join(changed) or 'the defaults'}. Data: "
         f"{results['data']}. PyTorch {results['versions']['torch']} on {results['processor']}. "
         "Training figures are means over the last epoch, while the weights change"
-        f"{f', on {on}' if (on := trained_on(settings)) else ''}. {CALIBRATION}"
+        f"{f', on {on}' if (on := trained_on(settings, 'loss')) else ''}. {CALIBRATION}"
     )
     if not changed:
         reported = [f"{n} {REPORTED[n]:.2f}" for n in results["networks"] if n in REPORTED]
@@ -114,7 +114,8 @@ def full_table(results: dict[str, Any]) -> str:
 
 def summary_and_findings(results: dict[str, dict[str, Any]]) -> str:
     """Return what the README says of the recipes' results, from recipe -> results."""
-    return f"{summary_table(results)}\n\n{findings(results, TITLES, CONTRAST, REGULARIZATION)}"
+    found = findings(results, TITLES, CONTRAST, REGULARIZATION)
+    return f"{summary_table(results)}\n\n{found}".strip()
 
 
 # --- Results ----------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ def plot_all(
     pictures, settings, networks = {}, results["settings"], results["networks"]
     if settings["epochs"] > 1:  # a curve of one point is none
         for metric in ("accuracy", "loss"):
-            on = trained_on(settings)
+            on = trained_on(settings, metric)
             pictures[metric] = plots.plot_comparison(metric, runs, TITLES, on)
     pictures["final"] = plots.plot_finals(runs, networks, TITLES)
     pictures["digits"] = plots.plot_digits(networks, TITLES)
@@ -204,11 +205,9 @@ def plot_all(
         pictures[f"confusion_matrix_{model_type}"] = plots.plot_confusion(
             title, confusion(own, labels), len(own)
         )
+        caption = f"{title}: the most confident mistakes (seed {seed}{note})"
         pictures[f"misclassified_{model_type}"] = plots.plot_misclassified(
-            f"{title}: the most confident mistakes (seed {seed}{note})",
-            images,
-            labels,
-            shares[first],
+            caption, images, labels, shares[first]
         )
         if model_type == "LeNet5":
             weight, bias = (runs[first]["weights"][f"conv1.{part}"] for part in ("weight", "bias"))

@@ -71,8 +71,11 @@ def _whole_epochs(axis: Axes) -> None:
 
 def plot_samples(images: np.ndarray, labels: Sequence[int]) -> bytes:
     """Draw the first 50 images uint8 [N, 28, 28] as they are stored, each under its label."""
-    figure, axes = _image_grid(1, 1, (8, 4.1))
-    step, mosaic = 40, np.full((5 * 40, 10 * 40), 255, np.uint8)  # one picture draws faster than 50
+    figure, axes = _image_grid(1, 1, (8, 4.2))
+    step, mosaic = (
+        40,
+        np.full((5 * 40 + 6, 10 * 40), 255, np.uint8),
+    )  # one picture draws faster than 50
     for index, (image, label) in enumerate(zip(images[:50], labels[:50], strict=True)):
         row, column = (step * place for place in divmod(index, 10))
         mosaic[row + 12 :, column + 6 :][:28, :28] = image
@@ -366,7 +369,7 @@ def plot_ablation(steps: list[dict[str, Any]], titles: Titles) -> bytes:
     """
     models = _networks(steps)
     figure, axes = plt.subplots(
-        1, len(models), figsize=(5 * len(models), 5), sharex=True, sharey=True, squeeze=False,
+        1, len(models), figsize=(2 + 4 * len(models), 5), sharex=True, sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for axis, model_type in zip(axes[0], models, strict=True):
@@ -386,7 +389,7 @@ def plot_ablation(steps: list[dict[str, Any]], titles: Titles) -> bytes:
         axis.set_yticks(range(len(own)), [step["step"] for step in own])
         axis.set(ylim=(len(own) - 0.5, -0.6), xlabel="Accuracy on validation images (%)")
         axis.set_title(titles[model_type])
-        axis.margins(x=0.15)
+        axis.margins(x=0.2)
         axis.grid(axis="x", alpha=0.3)
     figure.suptitle(
         "Each step adds to the one above; dots are runs, bars the means' 95 % intervals"

@@ -74,10 +74,10 @@ def figures(results: Results, titles: Titles) -> str:
     return markdown(["mean over the runs", *(titles[name] for name in results["networks"])], rows)
 
 
-def trained_on(settings: Mapping[str, Any]) -> str:
-    """Return what sets the training loss apart from the test loss, nothing if nothing does."""
+def trained_on(settings: Mapping[str, Any], metric: str) -> str:
+    """Return what sets the loss or accuracy in training apart from that on the test images."""
     augmented = any(settings[name] for name in ("rotate", "shift", "stretch", "shear", "elastic"))
-    smoothed = settings["label_smoothing"] > 0
+    smoothed = metric == "loss" and settings["label_smoothing"] > 0
     return listing(["smoothed labels"] * smoothed + ["augmented images"] * augmented or [""])
 
 
