@@ -31,42 +31,41 @@ from dataset import Split, describe_data, digest, prepare
 from main import EVALUATION_BATCH, RECIPES, Args, load_data, run
 from model import MODELS, TITLES, count_parameters
 from utils import plots
-from utils.checkpoint import RUNS, load_checkpoint
+from utils.analysis import (
+    calibration_error,
+    confusion,
+    correct_shares,
+    digit_accuracies,
+    majority,
+    misread_counts,
+    read_digits,
+)
+from utils.checkpoint import RUNS, load_checkpoint, pack_weights
 from utils.files import PLOTS, UserError, run_command, with_table, write_all
 from utils.runs import cores, group_folder, run_folder, runs_at_once, train_all
 from utils.settings import Parser, add_settings, given_settings, processor_name, select_device
-from utils.stats import METHOD, differences, format_interval, format_mean, summarise
+from utils.stats import METHOD, differences, format_mean, summarise
+from utils.tables import (
+    CALIBRATION,
+    digit_table,
+    figures,
+    findings,
+    gallery,
+    hard_images,
+    markdown,
+    trained_on,
+    verdict,
+)
 
 RESULTS = PLOTS / "results"
+WEIGHTS, WEIGHTS_RECIPE = Path("data/weights"), "best"  # shipped for use without training
+CONTRAST = ("LeNet5", "CustomMLP")  # what does convolution bring?
+REGULARIZATION = ("LeNet5_regularization", "LeNet5")  # and what this?
 # Single runs reported elsewhere for these networks and the default settings, in percent.
 REPORTED = {"CustomMLP": 97.14, "LeNet5": 98.77, "LeNet5_regularization": 98.86}
 
 
 # --- Tables -----------------------------------------------------------------------------------
-
-
-def verdict(pair: dict[str, Any]) -> str:
-    """Return what a difference says: it needs both intervals to exclude 0."""
-    better, than = TITLES[pair["better"]], TITLES[pair["than"]]
-    over_runs, over_images = pair["interval"], pair["interval_over_images"]
-    if over_runs is None:
-        return f"{better} and {than}: one run each tells nothing"
-    figures = (
-        f"{pair['mean']:.2f} points, {format_interval(over_runs, 2)} over {pair['n']} runs, "
-        f"{format_interval(over_images, 2)} over the test images"
-    )
-    doubts = ["other runs"] * (over_runs[0] <= 0) + ["other test images"] * (over_images[0] <= 0)
-    if not doubts:
-        return f"{better} is better than {than} by {figures}"
-    return (
-        f"{better} and {than} can't be told apart: {figures}; {' or '.join(doubts)} may reverse it"
-    )
-
-
-def markdown(heads: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def summary_table(results: dict[str, dict[str, Any]]) -> str:
@@ -88,17 +87,6 @@ def summary_table(results: dict[str, dict[str, Any]]) -> str:
 def full_table(results: dict[str, Any]) -> str:
     """Return what is known of the runs, as Markdown: figures, how they were made, verdicts."""
     runs, settings = results["runs"], results["settings"]
-    heads = ["network", "test accuracy, %", "over the test images", "min to max", "test loss"]
-    heads += ["train accuracy, %", "train loss", "test accuracy, mean over epochs"]
-    rows = []
-    for model_type, network in results["networks"].items():
-        accuracy = network["test_accuracy"]
-        row = [TITLES[model_type], format_mean(accuracy, 2)]
-        row += [format_interval(network["interval_over_images"], 2)]
-        row += [f"{accuracy['min']:.2f} to {accuracy['max']:.2f}"]
-        row += [format_mean(network["test_loss"], 4), format_mean(network["train_accuracy"], 2)]
-        row += [format_mean(network["train_loss"], 4), format_mean(network["mean_over_epochs"], 2)]
-        rows.append(row)
     free = ("epochs", "device", "threads")
     changed = [f"{n} {v}" for n, v in settings.items() if n not in free and v != getattr(Args, n)]
     seeds, epochs = sorted({one["seed"] for one in runs}), settings["epochs"]
@@ -106,7 +94,9 @@ def full_table(results: dict[str, Any]) -> str:
         f"Means of {len(seeds)} runs (seeds {seeds[0]} to {seeds[-1]}) after {epochs} "
         f"epoch{'s' if epochs > 1 else ''}, in brackets the {results['method']}, over the runs "
         f"where nothing else is said. Settings: {', '.join(changed) or 'the defaults'}. Data: "
-        f"{results['data']}. PyTorch {results['versions']['torch']} on {results['processor']}."
+        f"{results['data']}. PyTorch {results['versions']['torch']} on {results['processor']}. "
+        "Training figures are means over the last epoch, while the weights change"
+        f"{f', on {on}' if (on := trained_on(settings, 'loss')) else ''}. {CALIBRATION}"
     )
     if not changed:
         reported = [f"{n} {REPORTED[n]:.2f}" for n in results["networks"] if n in REPORTED]
@@ -117,8 +107,15 @@ def full_table(results: dict[str, Any]) -> str:
             " Seconds of a whole run, one at a time, from the loaded images to the last test: "
             f"median {np.median(seconds):.1f}, {min(seconds):.1f} to {max(seconds):.1f}."
         )
-    verdicts = "\n".join(f"- {verdict(pair)}" for pair in results["pairs"])
-    return f"{markdown(heads, rows)}\n\n{notes}\n\n{verdicts}".strip()
+    verdicts = "\n".join(f"- {verdict(pair, TITLES)}" for pair in results["pairs"])
+    parts = (figures(results, TITLES), notes, verdicts, digit_table(results, TITLES))
+    return "\n\n".join(part for part in parts if part)
+
+
+def summary_and_findings(results: dict[str, dict[str, Any]]) -> str:
+    """Return what the README says of the recipes' results, from recipe -> results."""
+    found = findings(results, TITLES, CONTRAST, REGULARIZATION)
+    return f"{summary_table(results)}\n\n{found}".strip()
 
 
 # --- Results ----------------------------------------------------------------------------------
@@ -155,22 +152,28 @@ def build_results(
         args: the settings of one of the runs.
         splits: the loaded images.
     """
-    labels, correct, misread = splits[1].labels.numpy(), {}, {}
-    for model_type in dict.fromkeys(one["model_type"] for one in runs):
-        own = [index for index, one in enumerate(runs) if one["model_type"] == model_type]
-        wrong = np.array([shares[index].argmax(axis=1) != labels for index in own])
-        correct[model_type], counts = 1 - wrong.mean(axis=0), wrong.sum(axis=0)
-        misread[model_type] = {str(i): int(counts[i]) for i in np.flatnonzero(counts)}
+    labels, kept = splits[1].labels.numpy(), []
+    for one, share in zip(runs, shares, strict=True):
+        own = {key: value for key, value in one.items() if key != "weights"}
+        own["calibration_error"] = calibration_error(share, labels)
+        kept.append(own | {"digit_accuracy": digit_accuracies(share.argmax(axis=1), labels)})
+    predictions = read_digits(runs, shares)
+    misread = {name: misread_counts(own, labels) for name, own in predictions.items()}
+    correct = {
+        name: correct_shares(counts, len(predictions[name]), len(labels))
+        for name, counts in misread.items()
+    }
+    digits, counts = np.unique(labels, return_counts=True)
     settings = dataclasses.asdict(args)
     for name in ("model_type", "seed", "data_dir"):
         del settings[name]
-    kept = [{key: value for key, value in one.items() if key != "weights"} for one in runs]
     return {
         "settings": settings,
         "data": describe_data(args.data_dir),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "processor": processor_name(args.device, args.threads),
         "method": METHOD,
+        "test_images": dict(zip(map(str, digits), counts.tolist(), strict=True)),  # of each digit
         "networks": summarise(kept, correct),
         "pairs": differences(kept, correct),
         "misread": misread,  # for each network, test image -> how many of its runs misread it
@@ -182,30 +185,35 @@ def plot_all(
     runs: list[dict[str, Any]], shares: list[np.ndarray], results: dict[str, Any], test: Split
 ) -> dict[str, bytes]:
     """Return every plot of a comparison, name -> PNG; test is the test split as loaded."""
-    pictures = {}
-    if results["settings"]["epochs"] > 1:  # a curve of one point is none
+    pictures, settings, networks = {}, results["settings"], results["networks"]
+    if settings["epochs"] > 1:  # a curve of one point is none
         for metric in ("accuracy", "loss"):
-            pictures[metric] = plots.plot_comparison(metric, runs, TITLES)
-    pictures["final"] = plots.plot_finals(runs, results["networks"], TITLES)
+            on = trained_on(settings, metric)
+            pictures[metric] = plots.plot_comparison(metric, runs, TITLES, on)
+    pictures["final"] = plots.plot_finals(runs, networks, TITLES)
+    pictures["digits"] = plots.plot_digits(networks, TITLES)
     labels = test.labels.numpy()
-    deskewed = prepare(test, results["settings"]["deskew"], torch.device("cpu")).images
-    images = deskewed.squeeze(1).numpy()
-    for model_type in results["networks"]:
-        own = [i for i, one in enumerate(runs) if one["model_type"] == model_type]
-        counts = np.zeros((10, 10), dtype=int)
-        for index in own:
-            np.add.at(counts, (labels, shares[index].argmax(axis=1)), 1)
-        title = TITLES[model_type]
-        pictures[f"confusion_matrix_{model_type}"] = plots.plot_confusion(title, counts, len(own))
-        title += f": the most confident mistakes (seed {runs[own[0]]['seed']})"
+    deskewed = prepare(test, settings["deskew"], torch.device("cpu")).images
+    images, note = deskewed.squeeze(1).numpy(), ", deskewed" if settings["deskew"] else ""
+    predictions = read_digits(runs, shares)
+    said = {name: majority(own) for name, own in predictions.items()}
+    groups = hard_images(results, CONTRAST, TITLES)
+    pictures["misread"] = plots.plot_misread(groups, images, labels, said, TITLES, note)
+    for model_type, own in predictions.items():
+        first = [one["model_type"] for one in runs].index(model_type)
+        title, seed = TITLES[model_type], runs[first]["seed"]
+        pictures[f"confusion_matrix_{model_type}"] = plots.plot_confusion(
+            title, confusion(own, labels), len(own)
+        )
+        caption = f"{title}: the most confident mistakes (seed {seed}{note})"
         pictures[f"misclassified_{model_type}"] = plots.plot_misclassified(
-            title, images, labels, shares[own[0]]
+            caption, images, labels, shares[first]
         )
         if model_type == "LeNet5":
-            weight, bias = (runs[own[0]]["weights"][f"conv1.{part}"] for part in ("weight", "bias"))
+            weight, bias = (runs[first]["weights"][f"conv1.{part}"] for part in ("weight", "bias"))
             maps = torch.relu(torch.nn.functional.conv2d(deskewed[:1], weight, bias))[0]
             pictures[f"filters_{model_type}"] = plots.plot_filters(
-                weight.squeeze(1).numpy(), images[0], maps.numpy()
+                f"{title} (seed {seed})", weight.squeeze(1).numpy(), images[0], maps.numpy(), note
             )
     return pictures
 
@@ -224,6 +232,15 @@ def check_publishable(flags: argparse.Namespace, given: dict[str, Any], data: st
     for reason, holds in reasons.items():
         if holds:
             raise UserError(f"{reason}, so that --publish would show what the README does not say")
+
+
+def first_weights(runs: list[dict[str, Any]], deskew: bool) -> dict[Path, bytes]:
+    """Return the files of weights that the repository ships: those of each network's first run."""
+    firsts = {one["model_type"]: one["weights"] for one in reversed(runs)}
+    return {
+        WEIGHTS / f"{model_type}.pt": pack_weights(model_type, deskew, weights)
+        for model_type, weights in firsts.items()
+    }
 
 
 def count_others(group: Path) -> None:
@@ -257,9 +274,12 @@ def report(
         samples = (splits[0].images.numpy(), splits[0].labels.tolist())
         files[RESULTS / "samples.png"] = plots.plot_samples(*samples)
         files[RESULTS / f"{recipe}.json"] = content
-        files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", recipe, table)
+        section = f"{table}\n\n{gallery(results, recipe, TITLES)}"
+        files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", recipe, section)
+        if recipe == WEIGHTS_RECIPE:
+            files |= first_weights(runs, args.deskew)
         everything = {name: published(name) for name in RECIPES} | {recipe: results}
-        summary = summary_table({name: one for name, one in everything.items() if one})
+        summary = summary_and_findings({name: one for name, one in everything.items() if one})
         files[Path("README.md")] = with_table(Path("README.md"), "results", summary)
     write_all(files)
     print(table, f"results and plots: {RESULTS if publish else group}", sep="\n\n")

@@ -36,7 +36,7 @@ def enlarge(image: np.ndarray, scale: float, angle: float, level: float) -> np.n
 def write_row(
     images: np.ndarray, generator: np.random.Generator, smallest: float = 4, largest: float = 20
 ) -> np.ndarray:
-    """Return the ink of digits uint8 [N, 28, 28] side by side, by one hand, so many times larger."""
+    """Return the ink of digits uint8 [N, 28, 28] side by side: one hand, so many times larger."""
     scale = math.exp(generator.uniform(math.log(smallest), math.log(largest)))
     level = generator.uniform(0.3, 0.6)
     inks = []
@@ -68,7 +68,7 @@ def draw_lines(paper: np.ndarray, spacing: float, squared: bool, generator) -> N
 
 
 def photograph(images: np.ndarray, generator: np.random.Generator, largest: float = 20) -> bytes:
-    """Return a JPEG photograph of digits uint8 [N, 28, 28], in a row, up to so many times larger."""
+    """Return a JPEG photograph of a row of digits uint8 [N, 28, 28], at most so many times larger."""
     ink = write_row(images, generator, largest=largest)
     room = generator.uniform(0.15, 1.2, 4) * min(ink.shape[0], 1.5 * ink.shape[1])
     top, bottom, left, right = np.maximum(room, 12).round().astype(int)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -19,12 +20,16 @@ from test_stats import fake_runs
 import compare
 import dataset
 import main
-from compare import RESULTS
-from model import MODELS
+from compare import RESULTS, WEIGHTS_RECIPE
+from model import MODELS, TITLES
 from utils import plots
-from utils.checkpoint import RUNS, load_checkpoint
+from utils.analysis import calibration_error, correct_shares
+from utils.archives import decode_png, parse_name, read_archive
+from utils.augment import deskew
+from utils.checkpoint import RUNS, load_checkpoint, load_weights
 from utils.files import UserError, markers
 from utils.stats import METHOD, differences, summarise
+from utils.tables import gallery
 
 QUICK = ("--models", "CustomMLP", "LeNet5", "--epochs", 2, "--lr", 0.02, "--seeds", 2)
 COMMITTED = {
@@ -44,34 +49,20 @@ def between_markers(path, name):
     return path.read_text().split(first)[1].split(last)[0].strip()
 
 
-# --- What the differences say -----------------------------------------------------------------
-
-
-def pair(over_runs, over_images):
-    return {"better": "LeNet5", "than": "CustomMLP", "n": 3, "mean": 0.5,
-            "interval": over_runs, "interval_over_images": over_images}  # fmt: skip
-
-
-def test_verdict_needs_both_intervals_to_exclude_0():
-    assert "LeNet-5 is better than CustomMLP by 0.50 points" in compare.verdict(
-        pair([0.1, 0.9], [0.2, 0.8])
-    )
-    other_runs = compare.verdict(pair([-0.1, 1.1], [0.2, 0.8]))
-    assert "can't be told apart" in other_runs and other_runs.endswith("other runs may reverse it")
-    other_images = compare.verdict(pair([0.1, 0.9], [-0.2, 1.2]))
-    assert other_images.endswith("; other test images may reverse it")
-    assert compare.verdict(pair([-1, 2], [-1, 2])).endswith(
-        "other runs or other test images may reverse it"
-    )
-    assert "one run each tells nothing" in compare.verdict(pair(None, [0.2, 0.8]))
+# --- The table --------------------------------------------------------------------------------
 
 
 def test_a_network_without_a_reported_value_has_its_row():
     runs = [run | {"at_once": 2} for run in fake_runs(LeNet5=[98.0, 99.0], CustomMLP=[97.0, 98.0])]
     correct = {"LeNet5": np.ones(4), "CustomMLP": np.ones(4)}
-    found = {"settings": {"epochs": 1}, "runs": runs, "networks": summarise(runs, correct)}
+    settings = {name: value for name, value in vars(main.Args()).items() if name != "seed"}
+    found = {
+        "settings": settings | {"model_type": "LeNet5"},
+        "runs": runs,
+        "networks": summarise(runs, correct),
+    }
     found |= {"pairs": differences(runs, correct), "method": METHOD, "data": "some"}
-    found |= {"versions": {"torch": "1"}, "processor": "one"}
+    found |= {"versions": {"torch": "1"}, "processor": "one", "test_images": {"0": 2, "7": 2}}
     assert "Reported elsewhere, single runs: LeNet5 98.77, CustomMLP 97.14" in compare.full_table(
         found
     )
@@ -89,13 +80,14 @@ def test_a_network_without_a_reported_value_has_its_row():
 def test_committed_tables_are_those_of_the_committed_runs(name):
     found = results(name)
     table = between_markers(ROOT / "plots/results/README.md", name)
-    assert table == compare.full_table(found)
+    assert table == f"{compare.full_table(found)}\n\n{gallery(found, name, TITLES)}"
     assert "Data: MNIST, 60,000 training and 10,000 test images." in table
 
 
-def test_readme_holds_the_summary_of_the_committed_results():
-    table = compare.summary_table({name: results(name) for name in COMMITTED})
-    assert between_markers(ROOT / "README.md", "results") == table
+def test_readme_holds_the_summary_and_the_findings_of_the_committed_results():
+    text = compare.summary_and_findings({name: results(name) for name in COMMITTED})
+    assert between_markers(ROOT / "README.md", "results") == text
+    assert 3 <= text.count("\n- ") <= 5
 
 
 @pytest.mark.parametrize("name", COMMITTED)
@@ -104,10 +96,7 @@ def test_committed_statistics_follow_from_the_committed_runs(name):
     seeds, networks = COMMITTED[name]
     correct = {}
     for model_type in networks:
-        wrong = np.zeros(10_000)
-        for index, count in found["misread"][model_type].items():
-            wrong[int(index)] = count
-        correct[model_type] = 1 - wrong / len(seeds)
+        correct[model_type] = correct_shares(found["misread"][model_type], len(seeds), 10_000)
         accuracy = found["networks"][model_type]["test_accuracy"]["mean"]
         assert 100 * correct[model_type].mean() == pytest.approx(accuracy, abs=0.011)
     summary = summarise(found["runs"], correct)
@@ -158,7 +147,7 @@ def test_results_are_reported_and_stay_in_the_runs_folder(compared, finished):
     (group, found), (_, out) = finished, compared
     assert compare.full_table(found) in out and str(group) in out
     assert "Data: folder data, 2,000 training and 500 test images" in out
-    names = {"accuracy", "loss", "final", "filters_LeNet5"}
+    names = {"accuracy", "loss", "final", "digits", "misread", "filters_LeNet5"}
     for model_type in ("CustomMLP", "LeNet5"):
         names |= {f"confusion_matrix_{model_type}", f"misclassified_{model_type}"}
     assert {path.stem for path in group.glob("*.png")} == names
@@ -190,6 +179,22 @@ def test_misread_images_are_those_that_the_weights_misread(finished):
         for index in np.flatnonzero(guesses != test.labels.numpy()):
             counts[str(index)] = counts.get(str(index), 0) + 1
     assert found["misread"]["LeNet5"] == counts
+
+
+def test_digits_and_calibration_are_those_of_the_weights(finished):
+    group, found = finished
+    test = dataset.load_splits("data", 0)[1]
+    images, labels = dataset.prepare(test, False, torch.device("cpu")).images, test.labels.numpy()
+    args = main.Args(model_type="CustomMLP", seed=1)
+    shares = compare.probabilities(compare.collect(args, compare.run_folder(args, group)), images)
+    (run,) = [run for run in found["runs"] if (run["model_type"], run["seed"]) == ("CustomMLP", 1)]
+    assert run["calibration_error"] == pytest.approx(calibration_error(shares, labels))
+    assert found["test_images"] == {str(d): int((labels == d).sum()) for d in range(10)}
+    share_of_7 = 100 * (shares[labels == 7].argmax(axis=1) == 7).mean()
+    assert run["digit_accuracy"]["7"] == pytest.approx(share_of_7)
+    # The digits' means, weighted by their images, are the accuracy.
+    weighted = sum(run["digit_accuracy"][d] * n for d, n in found["test_images"].items())
+    assert weighted / len(labels) == pytest.approx(run["curves"]["test_accuracy"][-1])
 
 
 def test_finished_runs_are_kept_as_what_they_were(finished, cli):
@@ -257,6 +262,7 @@ def publishable(workplace, monkeypatch):
     monkeypatch.setattr(dataset, "SHIPPED", {name: dataset.digest(split) for name, split in splits})
     tiny = {"model_type": "CustomMLP", "epochs": 1, "lr": 0.02}
     monkeypatch.setattr(compare, "RECIPES", {"baseline": {}, "tiny": tiny})
+    monkeypatch.setattr(compare, "WEIGHTS_RECIPE", "tiny")
     Path("plots/results").mkdir(parents=True)
     for path, name in ((Path("README.md"), "results"), (compare.RESULTS / "README.md", "tiny")):
         path.write_text("Before\n{}\nold\n{}\nAfter\n".format(*markers(name)))
@@ -272,18 +278,69 @@ def test_publishing_renews_readmes_json_and_pictures(publishable, cli, monkeypat
     assert cli(compare, *publishable)[0] == 2  # an error while it renders, before it writes
     assert Path("README.md").read_text() == before
     assert [path.name for path in compare.RESULTS.iterdir()] == ["README.md"]
+    assert not compare.WEIGHTS.exists()
 
     monkeypatch.setattr(plots, "plot_misclassified", real)
     code, _, err = cli(compare, *publishable)
     assert code == 0, err
     found = json.loads((compare.RESULTS / "tiny.json").read_text())
-    assert between_markers(Path("README.md"), "results") == compare.summary_table({"tiny": found})
-    assert between_markers(compare.RESULTS / "README.md", "tiny") == compare.full_table(found)
+    summary = compare.summary_and_findings({"tiny": found})
+    assert between_markers(Path("README.md"), "results") == summary
+    page = between_markers(compare.RESULTS / "README.md", "tiny")
+    assert page.startswith(compare.full_table(found))
     assert Path("README.md").read_text().startswith("Before\n")
-    assert {path.name for path in compare.RESULTS.glob("*.png")} == {
-        "samples.png", "final_tiny.png", "confusion_matrix_CustomMLP_tiny.png",
-        "misclassified_CustomMLP_tiny.png",
+    pictures = {path.name for path in compare.RESULTS.glob("*.png")}
+    assert pictures == {
+        "samples.png", "final_tiny.png", "digits_tiny.png", "misread_tiny.png",
+        "confusion_matrix_CustomMLP_tiny.png", "misclassified_CustomMLP_tiny.png",
     }  # fmt: skip
+    assert pictures == {"samples.png", *re.findall(r"\]\((.*?\.png)\)", page)}
+
+
+def test_publishing_ships_the_weights_of_the_first_seed(
+    publishable, cli, monkeypatch, no_processes
+):
+    assert cli(compare, *publishable, "--first_seed", 3)[0] == 0
+    assert [path.name for path in compare.WEIGHTS.iterdir()] == ["CustomMLP.pt"]
+    settings, weights = load_weights("data/weights/CustomMLP.pt")
+    assert settings == {"model_type": "CustomMLP", "deskew": False}
+    (folder,) = RUNS.glob("compare/*/CustomMLP-seed3")
+    trained = load_checkpoint(folder)["model"]
+    assert weights.keys() == trained.keys()
+    assert all(torch.equal(value, trained[name]) for name, value in weights.items())
+    # Those of other recipes stay where they are made.
+    (compare.WEIGHTS / "CustomMLP.pt").unlink()
+    monkeypatch.setattr(compare, "WEIGHTS_RECIPE", "baseline")
+    assert cli(compare, *publishable, "--first_seed", 3)[0] == 0
+    assert not list(compare.WEIGHTS.iterdir())
+
+
+def test_shipped_weights_reach_the_published_accuracy():
+    members = dict(read_archive(ROOT / "data/test.tar.xz", "test"))
+    labels = np.array([parse_name(name)[1] for name in members])
+    images = torch.from_numpy(np.stack([decode_png(content) for content in members.values()]))
+    deskewed = deskew(dataset.normalise(images))
+    assert WEIGHTS_RECIPE == "best" and main.RECIPES["best"]["deskew"]
+    for model_type in MODELS:
+        settings, weights = load_weights(str(ROOT / f"data/weights/{model_type}.pt"))
+        assert settings == {"model_type": model_type, "deskew": True}
+        shares = compare.probabilities({"model_type": model_type, "weights": weights}, deskewed)
+        first = next(run for run in results("best")["runs"] if run["model_type"] == model_type)
+        accuracy = 100 * (shares.argmax(axis=1) == labels).mean()
+        # On another processor a single image may fall to the other side.
+        assert accuracy == pytest.approx(first["curves"]["test_accuracy"][-1], abs=0.021)
+
+
+def test_git_takes_the_shipped_weights_and_nothing_else_beside_the_archives(tmp_path):
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    names = ["data/weights/LeNet5.pt", "data/test.tar.xz", "data/weights/mine.txt", "data/my.pt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    words = ["git", "ls-files", "--others", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert set(listed.split()) == {".gitignore", *names[:2]}
 
 
 @pytest.mark.parametrize("flags, tells", [

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from utils.stats import describe, differences, format_mean, summarise, t_interval
+from utils.stats import (
+    describe,
+    difference_interval,
+    differences,
+    format_mean,
+    summarise,
+    t_interval,
+)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10])
@@ -21,6 +28,18 @@ def test_interval_of_known_values():
     assert t_interval([5.0]) is None
 
 
+@pytest.mark.parametrize("n, others", [(10, 10), (3, 12)])
+def test_interval_of_a_difference_covers_it_in_95_percent_of_cases(n, others):
+    generator = np.random.default_rng(n)
+    covered = 0
+    for _ in range(2000):
+        values, before = generator.normal(99.5, 0.05, n), generator.normal(98.8, 0.2, others)
+        low, high = difference_interval(values, before)
+        covered += low < 0.7 < high
+    assert 0.93 < covered / 2000 < 0.97
+    assert difference_interval([99.0], [98.0, 98.5]) is None
+
+
 def test_description_and_its_text():
     part = describe([98.0, 99.0])
     assert (part["n"], part["mean"], part["min"], part["max"]) == (2, 98.5, 98.0, 99.0)
@@ -34,7 +53,8 @@ def fake_runs(**finals):
     return [
         {"model_type": name, "seed": seed,
          "curves": {"test_accuracy": [value], "test_loss": [0.1],
-                    "train_accuracy": [value], "train_loss": [0.1]}}
+                    "train_accuracy": [value], "train_loss": [0.1]},
+         "calibration_error": 100 - value, "digit_accuracy": {"0": value, "7": 100.0}}
         for name, values in finals.items()
         for seed, value in enumerate(values)
     ]  # fmt: skip
@@ -66,3 +86,5 @@ def test_summary_describes_the_last_epoch_and_the_images():
     network = summarise(fake_runs(LeNet5=[97.0, 99.0]), {"LeNet5": correct})["LeNet5"]
     assert network["test_accuracy"] == describe([97.0, 99.0])
     assert network["interval_over_images"] == t_interval(100 * correct)
+    assert network["calibration_error"] == describe([3.0, 1.0])
+    assert network["digit_accuracy"] == {"0": describe([97.0, 99.0]), "7": describe([100.0, 100.0])}

@@ -35,6 +35,14 @@ def describe(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def difference_interval(values: Sequence[float], others: Sequence[float]) -> list[float] | None:
+    """Return the 95 % interval of the difference of two means, by Welch's t; None if unknown."""
+    if min(len(values), len(others)) < 2:
+        return None
+    found = stats.ttest_ind(values, others, equal_var=False).confidence_interval()
+    return [float(found.low), float(found.high)]
+
+
 def format_interval(interval: list[float] | None, places: int, sign: str = "") -> str:
     """Return an interval as [low, high], nothing for none; the sign "+" shows that of gains."""
     return f"[{', '.join(f'{end:{sign}.{places}f}' for end in interval)}]" if interval else ""
@@ -53,17 +61,20 @@ def summarise(runs: list[dict[str, Any]], correct: dict[str, np.ndarray]) -> dic
     """Return for each network its final figures, described over its runs.
 
     Args:
-        runs: model_type, seed and curves of each run.
+        runs: model_type, seed, curves, calibration_error and digit_accuracy of each run.
         correct: for each network, the share of its runs that get each test image right, [N].
             Their mean is the mean test accuracy, so its interval over the images comes from them.
     """
     networks = {}
     for model_type, shares in correct.items():
-        curves = [run["curves"] for run in runs if run["model_type"] == model_type]
+        own = [run for run in runs if run["model_type"] == model_type]
+        curves, digits = ([run[key] for run in own] for key in ("curves", "digit_accuracy"))
         networks[model_type] = {
             **{measure: describe([curve[measure][-1] for curve in curves]) for measure in MEASURES},
             "mean_over_epochs": describe([float(np.mean(c["test_accuracy"])) for c in curves]),
             "interval_over_images": t_interval(100 * shares),
+            "calibration_error": describe([run["calibration_error"] for run in own]),
+            "digit_accuracy": {d: describe([run[d] for run in digits]) for d in digits[0]},
         }
     return networks
 

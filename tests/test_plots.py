@@ -1,0 +1,169 @@
+"""utils/plots.py: pictures that can be read as the README shows them."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from matplotlib.text import Text
+from test_compare import results
+
+from model import TITLES
+from utils import plots
+
+README_WIDTH = 830  # pixels at 96 per inch, in which GitHub shows a picture
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that plots draw; at the end of a test none may have small or cut off text."""
+    figures = []
+    png = plots._png
+
+    def keep(figure):
+        content = png(figure)
+        figure.draw_without_rendering()  # at its own resolution, in which tests measure
+        figures.append(figure)
+        return content
+
+    monkeypatch.setattr(plots, "_png", keep)
+    yield figures
+    for figure in figures:
+        no_text_is_small_or_cut_off(figure)
+
+
+def no_text_is_small_or_cut_off(figure):
+    for text in figure.findobj(Text):
+        if not text.get_visible() or not text.get_text().strip():
+            continue
+        shown = text.get_fontsize() * README_WIDTH / 96 / figure.get_figwidth()
+        assert shown >= 8, text.get_text()
+    needed, width, height = figure.get_tightbbox(), *figure.get_size_inches()
+    assert min(needed.x0, needed.y0) > -0.02
+    assert needed.x1 < width + 0.02 and needed.y1 < height + 0.02
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Made-up images float32 [50, 28, 28], labels and predictions of two runs."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(10, size=50)
+    return generator.random((50, 28, 28), np.float32), labels, (labels + 1) % 10
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+@pytest.mark.parametrize("recipe", ["baseline", "best"])
+def test_curves_fill_their_panels_and_stay_inside(drawn, metric, recipe):
+    runs = results(recipe)["runs"]
+    plots.plot_comparison(metric, runs, TITLES, "smoothed labels and augmented images")
+    (figure,) = drawn
+    for axis, split in zip(figure.axes, ("train", "test"), strict=True):
+        low, high = axis.get_ylim()
+        values = np.array([run["curves"][f"{split}_{metric}"] for run in runs])
+        assert low < values.min() and values.max() < high  # the first epochs too
+        ends = axis.transData.transform([(1, values.min()), (1, values.max())])[:, 1]
+        assert np.ptp(ends) > 0.4 * axis.bbox.height
+        below = figure.legends[0].get_window_extent()
+        assert below.y1 < axis.bbox.y0  # it covers no data
+    if metric == "loss":
+        assert figure.axes[0].get_ylim() != figure.axes[1].get_ylim()
+
+
+def test_accuracies_of_100_percent_can_be_drawn(drawn):
+    history = [{"epoch": 1, "train_accuracy": 90.0, "test_accuracy": 99.0},
+               {"epoch": 2, "train_accuracy": 100.0, "test_accuracy": 0.0}]  # fmt: skip
+    plots.plot_run("accuracy", "one", "LeNet5", history, TITLES)
+    line = drawn[0].axes[0].lines[0]
+    assert np.isfinite(drawn[0].axes[0].transData.transform(line.get_xydata())).all()
+
+
+@pytest.mark.parametrize("recipe", ["baseline", "best", "fast"])
+def test_ticks_of_final_accuracies_are_no_finer_than_the_data(drawn, recipe):
+    found = results(recipe)
+    plots.plot_finals(found["runs"], found["networks"], TITLES)
+    (axis,) = drawn[0].axes
+    assert np.diff(axis.get_xticks()).min() >= 0.1 - 1e-9  # ten test images
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == [TITLES[name] for name in found["networks"]]
+    assert axis.yaxis_inverted()  # in the order of the table
+
+
+def test_every_digit_of_every_network_is_drawn(drawn):
+    networks = results("best")["networks"]
+    plots.plot_digits(networks, TITLES)
+    (axis,) = drawn[0].axes
+    marks = {line.get_label(): line.get_ydata() for line in axis.lines if len(line.get_xdata()) > 2}
+    assert list(marks) == [TITLES[name] for name in networks]
+    for name, network in networks.items():
+        means = [part["mean"] for part in network["digit_accuracy"].values()]
+        assert list(marks[TITLES[name]]) == means
+
+
+def test_confusion_shows_means_and_percent_and_colours_what_is_right(drawn):
+    counts = np.diag(np.full(10, 978.0))
+    counts[4, 9], counts[4, 4], counts[5, 3] = 12.5, 965.5, 0.1
+    plots.plot_confusion("LeNet-5", counts, 10)
+    axis = drawn[0].axes[0]
+    cells = {text.get_position(): text.get_text() for text in axis.texts}
+    assert cells[4, 4] == "965.5\n98.7 %" and cells[9, 4] == "12.5\n1.3 %"
+    assert cells[3, 5] == "0.1" and len(cells) == 12  # nothing where there is nothing
+    assert "mean of 10 runs" in drawn[0].get_suptitle()
+    right, errors = (image.to_rgba(image.get_array()) for image in axis.images)
+    assert right[2, 2, :3].min() < 0.7 < errors[2, 3, :3].min()  # blue, and nearly white
+    assert right[2, 2, 3] == 1 and errors[2, 2, 3] == 0 == right[2, 3, 3]
+
+
+def test_misread_images_have_their_labels_and_what_networks_say(drawn, digits):
+    images, labels, wrong = digits
+    said = {"LeNet5": labels, "CustomMLP": wrong}
+    groups = {"By all": [], "By one": list(range(5, 30))}
+    plots.plot_misread(groups, images, labels, said, TITLES, ", deskewed")
+    empty, full = drawn[0].axes
+    assert empty.get_title(loc="left") == "By all: 0 images, deskewed"
+    assert full.get_title(loc="left") == "By one: 25 images, the first 20, deskewed"
+    assert len(empty.images) == 0 and len(full.images) == 20
+    texts = [text.get_text() for text in full.texts]
+    assert texts[:3] == [f"5\ntrue {labels[5]}", str(labels[5]), str(wrong[5])]
+    colours = [text.get_color() for text in full.texts[1:3]]
+    assert colours == [plots.PALETTE[0], plots.PALETTE[2]]
+    for image in full.images:  # none runs out of the picture
+        left, right, bottom, top = image.get_extent()
+        assert 0 <= left < right <= 400 and 0 <= top < bottom <= full.get_ylim()[0]
+
+
+def test_filters_and_their_maps_have_names_and_colour_bars(drawn):
+    generator = np.random.default_rng(0)
+    plots.plot_filters(
+        "LeNet-5", generator.normal(size=(6, 5, 5)), generator.random((28, 28)),
+        generator.random((6, 24, 24)), ", deskewed",
+    )  # fmt: skip
+    titles = [axis.get_title() for axis in drawn[0].axes]
+    assert "image, deskewed" in titles
+    assert {f"{kind} {n}" for kind in ("filter", "map of filter") for n in range(1, 7)} < {*titles}
+    assert [axis.get_ylabel() for axis in drawn[0].axes if axis.get_ylabel()] == [
+        "weight", "output",
+    ]  # fmt: skip
+
+
+def test_panels_of_the_ablation_have_one_scale_and_keep_their_labels(drawn):
+    steps = json.loads((ROOT / "plots/results/ablation.json").read_text())["steps"]
+    plots.plot_ablation(steps, TITLES)
+    one, other = drawn[0].axes
+    assert one.get_xlim() == other.get_xlim()
+    for axis in (one, other):
+        assert len(axis.texts) == 8
+        for text in axis.texts:
+            assert text.get_window_extent().x1 < axis.bbox.x1
+
+
+def test_mistakes_samples_and_augmentations_can_be_read(drawn, digits):
+    images, labels, wrong = digits
+    shares = np.eye(10)[wrong]
+    plots.plot_misclassified("LeNet-5: mistakes", images, labels, shares)
+    first = drawn[0].axes[0].get_title()
+    assert first == f"{labels[0]} taken for {wrong[0]}\n100.0 %"
+    plots.plot_samples((255 * images).astype(np.uint8), labels.tolist())
+    assert [text.get_text() for text in drawn[1].axes[0].texts] == [str(d) for d in labels]
+    plots.plot_augmentation(images.reshape(5, 10, 28, 28))
+    titles = [axis.get_title() for axis in drawn[2].axes if axis.get_title()]
+    assert titles == ["image", "deskewed", *(f"augmented {n}" for n in range(1, 9))]
