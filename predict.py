@@ -15,6 +15,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
 
 import argparse
+import functools
 import io
 import json
 import sys
@@ -35,7 +36,7 @@ from utils.checkpoint import find_weights, load_weights, put_weights
 from utils.files import PLOTS, UserError, atomic_write, run_command, write_all
 from utils.photos import Digit, find_digits, open_picture
 from utils.settings import Parser, check_choice
-from utils.stats import format_interval, t_interval
+from utils.stats import format_interval, proportion_interval
 
 DATA = Path(__file__).parent / "data"  # what this repository ships
 WEIGHTS = DATA / "weights"
@@ -134,7 +135,8 @@ def write_crops(folder: Path, digits: list[Digit], shares: np.ndarray) -> None:
 
 def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
     """Read all pictures, print a line for each, draw them; exits with 2 if one can't be read."""
-    shown, failed = [], 0
+    shown: list[tuple[str, np.ndarray, list[Digit], np.ndarray]] = []
+    failed = 0
     for path in flags.pictures:
         try:
             picture, digits, shares = read_picture(classifier, path)
@@ -184,13 +186,13 @@ def test_images(classifier: Classifier, source: Path, name: str) -> None:
     images, labels = load_images(source)
     logits = classify(classifier, images)
     predictions = logits.argmax(dim=1)
-    correct = 100.0 * (predictions == labels).numpy()
+    hits = int((predictions == labels).sum())
     counts = np.zeros((10, 10), dtype=int)
     np.add.at(counts, (labels.numpy(), predictions.numpy()), 1)
     print(
         f"{name} on {source}: {len(labels):,} images, loss "
-        f"{F.cross_entropy(logits, labels).item():.4f}, accuracy {correct.mean():.2f} % "
-        f"{format_interval(t_interval(correct), 2)}".rstrip()
+        f"{F.cross_entropy(logits, labels).item():.4f}, accuracy {100 * hits / len(labels):.2f} % "
+        f"{format_interval(proportion_interval(hits, len(labels)), 2)}"
     )
     path = PLOTS / f"confusion_matrix_{name}.png"
     atomic_write(path, plots.plot_confusion(TITLES[classifier.model_type], counts, 1))
@@ -200,6 +202,7 @@ def test_images(classifier: Classifier, source: Path, name: str) -> None:
 # --- Page and ONNX ----------------------------------------------------------------------------
 
 
+@functools.cache
 def shipped_test_images() -> Split:
     """Return MNIST's 10,000 test images from this repository's archive."""
     return load_images(DATA / "test.tar.xz")
@@ -237,7 +240,11 @@ def build_onnx(classifier: Classifier, source: Path) -> bytes:
     )  # fmt: skip
     assert program is not None  # None is for exports to a file
     model = program.model_proto
-    metadata = {"network": classifier.model_type, "deskew": classifier.deskewed, "source": source}
+    metadata = {
+        "network": classifier.model_type,
+        "deskew": classifier.deskewed,
+        "source": source.name,
+    }
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=str(value))
     return model.SerializeToString()

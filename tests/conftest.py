@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -160,6 +161,24 @@ def no_processes(monkeypatch):
     """Let compare.py and the ablation train in this process."""
     monkeypatch.setattr(compare, "train_all", train_all_here)
     monkeypatch.setattr(ablation, "train_all", train_all_here)
+
+
+@pytest.fixture
+def full_disk():
+    """Within full_disk(size), this process can write files of at most so many bytes."""
+
+    @contextmanager
+    def limit(size):
+        import resource
+
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limit
 
 
 @pytest.fixture

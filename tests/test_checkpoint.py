@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import load_run, same_run, write_archives
+from conftest import ROOT, load_run, same_run, write_archives
 from hypothesis import given
 from mutations import mutate, mutations
 
@@ -23,6 +23,7 @@ from utils.checkpoint import (
     acquire_lock,
     check_settings_kept,
     load_checkpoint,
+    load_weights,
     new_run,
     resume_run,
 )
@@ -372,3 +373,17 @@ def test_damaged_checkpoint_is_refused_or_read_as_it_was(one_epoch, tmp_path_fac
         assert "damaged" in str(error) and "\n" not in str(error)
     else:
         assert equal(found, expected)
+
+
+@given(operations=mutations())
+def test_damaged_weights_are_refused_or_read_as_they_were(tmp_path_factory, operations):
+    content = (ROOT / "data/weights/CustomMLP.pt").read_bytes()
+    path = tmp_path_factory.getbasetemp() / "damaged.pt"
+    path.write_bytes(mutate(content, operations))
+    try:
+        found = load_weights(str(path))
+    except UserError as error:
+        assert "damaged" in str(error) and "\n" not in str(error)
+    else:
+        settings, weights = load_weights(str(ROOT / "data/weights/CustomMLP.pt"))
+        assert found[0] == settings and equal(found[1], weights)

@@ -426,16 +426,9 @@ def test_folder_that_cannot_be_written_means_no_cache(workplace, monkeypatch, ca
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
-def test_disk_too_full_for_a_cache_is_a_note_only(workplace, capsys):
-    import resource
-
-    limit = resource.RLIMIT_FSIZE
-    soft, hard = resource.getrlimit(limit)
-    resource.setrlimit(limit, (100_000, hard))  # bytes; the cache would have 156,800 and more
-    try:
+def test_disk_too_full_for_a_cache_is_a_note_only(workplace, capsys, full_disk):
+    with full_disk(100_000):  # the cache would have 156,800 bytes and more
         images = MNIST("data/train").images
-    finally:
-        resource.setrlimit(limit, (soft, hard))
     assert torch.equal(images, as_files(workplace / "data/train")[0])
     lines = capsys.readouterr().err.splitlines()
     assert lines and all(line.startswith("note: no cache") for line in lines)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -236,21 +235,8 @@ def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@contextmanager
-def full_disk(size):
-    """Let this process write files of at most so many bytes."""
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
-def test_full_disk_is_one_line_and_older_files_stay_whole(small, cli):
+def test_full_disk_is_one_line_and_older_files_stay_whole(small, cli, full_disk):
     main.run(Args("CustomMLP", epochs=1), RUNS / "a", verbose=False)
     before = files(small)
     with full_disk(5000):
@@ -279,7 +265,7 @@ def test_baseline_is_the_args_block():
 def test_every_added_setting_is_used_by_a_recipe():
     used = {name for settings in RECIPES.values() for name in settings}
     added = [field.name for field in dataclasses.fields(Args)][9:]
-    assert set(added) - used == {"val_size"}
+    assert set(added) - used == {"val_size", "init"}
 
 
 def test_fast_recipe_brings_its_network_and_single_flags_override_it(small, cli):
@@ -287,6 +273,52 @@ def test_fast_recipe_brings_its_network_and_single_flags_override_it(small, cli)
     assert code == 0 and out.count("Epoch: ") == RECIPES["fast"]["epochs"]
     settings = load_run(RECIPES["fast"]["model_type"])[1]["settings"]
     assert settings == dataclasses.asdict(Args()) | RECIPES["fast"] | {"lr": 0.05}
+
+
+# --- Initial weights --------------------------------------------------------------------------
+
+
+def weights(name):
+    return load_run(name)[1]["model"]
+
+
+def test_training_starts_from_the_weights_of_a_file_or_a_run(small, cli):
+    shipped = ROOT / "data/weights/LeNet5.pt"
+    flags = ("--epochs", 1, "--lr", 1e-12)  # so that nothing moves
+    for source, name in ((shipped, "one"), ("one", "two"), (RUNS / "two", "three")):
+        code, _, err = cli(main, *flags, "--deskew", "--init", source, "--name", name)
+        assert (code, err) == (0, "")
+    expected = torch.load(shipped, weights_only=True)["model"]
+    for name in ("one", "two", "three"):
+        for key, value in weights(name).items():
+            assert torch.allclose(value, expected[key], atol=1e-6), key
+    assert load_run("three")[0][-1]["test_accuracy"] > 97
+
+
+def test_run_from_initial_weights_is_resumed_like_any_other(small):
+    main.run(Args("CustomMLP", 1), RUNS / "first", verbose=False)
+    for epochs in (1, 3):
+        main.run(Args("CustomMLP", epochs, init="first"), RUNS / "parts", verbose=False)
+    main.run(Args("CustomMLP", 3, init="first"), RUNS / "whole", verbose=False)
+    same_run("parts", "whole")
+    main.run(Args("CustomMLP", 3), RUNS / "random", verbose=False)
+    assert not torch.equal(weights("whole")["fc1.weight"], weights("random")["fc1.weight"])
+
+
+@pytest.mark.parametrize("init, flags, tells", [
+    ("none.pt", (), "none.pt: neither a file of weights nor a run"),
+    ("data/train.tar", (), "data/train.tar: damaged"),
+    (ROOT / "data/weights/LeNet5.pt", (), "with model_type LeNet5, not CustomMLP"),
+    (ROOT / "data/weights/CustomMLP.pt", (), "with deskew True, not False"),
+    ("cut.pt", ("--deskew",), "cut.pt: its weights do not fit CustomMLP"),
+])  # fmt: skip
+def test_initial_weights_that_do_not_fit_are_refused(small, cli, init, flags, tells):
+    content = torch.load(ROOT / "data/weights/CustomMLP.pt", weights_only=True)
+    content["model"]["fc3.bias"] = torch.zeros(11)
+    torch.save(content, "cut.pt")
+    code, out, err = cli(main, *MLP, "--init", init, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1) and tells in err
+    assert not RUNS.exists()
 
 
 # --- Label smoothing, weight decay, schedule, deskewing ---------------------------------------

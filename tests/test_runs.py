@@ -76,6 +76,15 @@ def test_settings_data_threads_and_pytorch_are_part_of_it(monkeypatch):
     assert len({before, *others, group()}) == 7
 
 
+def test_initial_weights_count_by_what_they_are(tmp_path):
+    one, other, copy = (tmp_path / f"{name}.pt" for name in ("one", "other", "copy"))
+    one.write_bytes(b"weights")
+    other.write_bytes(b"other weights")
+    copy.write_bytes(b"weights")
+    assert group(init=str(one)) == group(init=str(copy))
+    assert len({group(), group(init=str(one)), group(init=str(other))}) == 3
+
+
 def test_cores_honour_affinity_and_quota(tmp_path, monkeypatch):
     if hasattr(os, "sched_getaffinity"):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))

@@ -1,5 +1,7 @@
 """utils/stats.py: intervals that cover as often as they say, and paired differences."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from utils.stats import (
     difference_interval,
     differences,
     format_mean,
+    proportion_interval,
     summarise,
     t_interval,
 )
@@ -88,3 +91,12 @@ def test_summary_describes_the_last_epoch_and_the_images():
     assert network["interval_over_images"] == t_interval(100 * correct)
     assert network["calibration_error"] == describe([3.0, 1.0])
     assert network["digit_accuracy"] == {"0": describe([97.0, 99.0]), "7": describe([100.0, 100.0])}
+
+
+def test_proportion_interval_is_wilsons():
+    low, high = proportion_interval(80, 100)  # as computed by hand from the formula
+    z, p, n = 1.959964, 0.8, 100
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert [low, high] == pytest.approx([100 * (middle - half) / (1 + z * z / n),
+                                         100 * (middle + half) / (1 + z * z / n)])  # fmt: skip
+    assert proportion_interval(30, 30)[0] < 90  # where Student's t would be sure

@@ -385,9 +385,9 @@ def plot_predictions(
     """
     rows = [-(-min(len(digits), MAX_TILES) // TILE_COLUMNS) for _, _, digits, _ in pictures]
     figure, axes = plt.subplots(
-        len(pictures), 2, figsize=(11, 0.3 + 1.75 * sum(max(2, count) for count in rows)),
+        len(pictures), 2, figsize=(11, 0.3 + 1.9 * sum(rows)),
         squeeze=False, layout="constrained",
-        height_ratios=[max(2, count) for count in rows], width_ratios=[4, TILE_COLUMNS],
+        height_ratios=rows, width_ratios=[4, TILE_COLUMNS],
     )  # fmt: skip
     for (left, right), (name, picture, digits, shares) in zip(axes, pictures, strict=True):
         left.imshow(picture)

@@ -24,6 +24,15 @@ def t_interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
     return [float(mean - half), float(mean + half)]
 
 
+def proportion_interval(hits: int, n: int) -> list[float]:
+    """Return [low, high] in percent, the 95 % interval of a proportion (Wilson, 1927).
+
+    Unlike Student's t it is of use where all of few are hits.
+    """
+    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    return [float(100 * interval.low), float(100 * interval.high)]
+
+
 def describe(values: Sequence[float]) -> dict[str, Any]:
     """Return n, mean, its 95 % interval, min and max of values."""
     return {
