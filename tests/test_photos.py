@@ -261,7 +261,7 @@ def test_what_is_no_picture_is_named(tmp_path):
         if written_bytes is not None:
             (tmp_path / name).write_bytes(written_bytes)
     (tmp_path / "cut.jpg").write_bytes(content.getvalue()[:2000])
-    Image.new("1", (8000, 7000)).save(tmp_path / "large.png")
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
     for name, (_, tells) in cases.items():
         with pytest.raises(UserError, match=tells) as error:
             open_picture(tmp_path / name)

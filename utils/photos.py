@@ -25,6 +25,7 @@ SMALLEST = 0.35  # of the height of the tallest digit: lower ones are dots, dash
 THIN, THICK = 2.2, 4.0  # pixels of the 20x20 box: most of MNIST's strokes are between them
 FAINT = 4  # standard deviations of the noise below which nothing counts as ink
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, in place of which open_picture() has one
 Box = tuple[int, int, int, int]
 
 
@@ -55,7 +56,7 @@ def open_picture(path: Path) -> Image.Image:
             return _flatten(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a picture, or damaged ({error})") from error
 
 
@@ -68,10 +69,10 @@ def _flatten(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
-    opaque = np.asarray(image.getchannel("A"), np.float64)
-    grey = np.asarray(image.convert("L"), np.float64)
-    bright_ink = (grey * opaque).sum() > 127 * opaque.sum()
-    paper = Image.new("RGBA", image.size, "black" if bright_ink and opaque.min() < 128 else "white")
+    small = np.asarray(image.resize((64, 64)).convert("LA"), np.float64)
+    grey, opaque = small[..., 0], small[..., 1]
+    bright_ink = (grey * opaque).sum() > 127 * opaque.sum() and opaque.min() < 128
+    paper = Image.new("RGBA", image.size, "black" if bright_ink else "white")
     return Image.alpha_composite(paper, image).convert("RGB")
 
 
@@ -151,8 +152,7 @@ def otsu(values: np.ndarray) -> float:
 
 
 def remove_lines(ink: np.ndarray) -> np.ndarray:
-    """Return ink [H, W] without the lines of ruled or squared paper, which may be askew by 4
-    degrees.
+    """Return ink [H, W] without the lines of ruled or squared paper, askew by up to 4 degrees.
 
     A line is what goes on from one side to the other: what almost all of 32 strips have in a row.
     """
