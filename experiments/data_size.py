@@ -174,15 +174,19 @@ def format_images(images: float | None, sizes: list[int]) -> str:
 
 def findings(points: list[dict[str, Any]]) -> list[str]:
     """Return what the means say, as sentences."""
-    means, lines, words = group_means(points), [], {False: "without", True: "with"}
+    means, needs, words = group_means(points), [], {False: "without", True: "with"}
     sizes = list(dict.fromkeys(point["images"] for point in points))
-    needs = []
     for augmented, networks in means.items():
-        needed = {name: images_for(own, TARGETS[0]) for name, own in networks.items()}
-        order = sorted(needed, key=lambda name: needed[name] or math.inf)
-        parts = [f"{TITLES[name]} {format_images(needed[name], sizes)}" for name in order]
-        needs.append(f"{words[augmented]} augmentation {', '.join(parts)}")
-    lines.append(f"Images for {TARGETS[0]} %, the fewest first: {'; '.join(needs)}.")
+        needed = {name: images_for(own, TARGETS[0]) or math.inf for name, own in networks.items()}
+        least, most = min(needed, key=needed.__getitem__), max(needed, key=needed.__getitem__)
+        factor, more = min(needed[most], max(sizes)) / min(needed[least], max(sizes)), ""
+        if needed[most] == math.inf:
+            more = "more than "
+        needs.append(
+            f"{words[augmented]} augmentation {TITLES[most]} needs {more}{factor:.1f} times as "
+            f"many as {TITLES[least]}"
+        )
+    lines = [f"Training images for {TARGETS[0]} %: {'; '.join(needs)}."]
     spreads = sorted(
         (max(column) - min(column), f"{images:,} images {words[augmented]} augmentation")
         for augmented, networks in means.items()

@@ -12,14 +12,12 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
 
 import argparse
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from compare import collect, markdown, probabilities
@@ -27,6 +25,7 @@ from dataset import Split, describe_data, digest, prepare
 from experiments.study import describe_setup, refuse_other_data, refuse_trials, write_study
 from main import RECIPES, Args, load_data
 from model import MODELS, TITLES
+from utils import perturb
 from utils.files import UserError, run_command
 from utils.plots import plot_robustness
 from utils.runs import cores, group_folder, is_finished, run_folder
@@ -35,76 +34,7 @@ from utils.stats import describe, first_reached, format_mean
 
 FIRST_SEEDS = {"baseline": 0, "best": 10}  # of each recipe's runs
 SEED = 0  # of directions, places and noise
-SIDE = 28  # pixels
 LIMIT = 90  # percent: from where on a network counts as failing
-
-
-# --- Perturbations ----------------------------------------------------------------------------
-# Each maps pixels float32 [N, 28, 28], 0 to 255, to the same. The generator is on the CPU, so that
-# a seed means the same on every device.
-
-
-def _look_up(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Return images looked up, bilinearly, where matrices [N, 2, 3] say; black beyond the edge."""
-    shape = [len(images), 1, SIDE, SIDE]
-    grid = F.affine_grid(matrices.to(images.device), shape, align_corners=False)
-    return F.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
-
-
-def _matrices(*entries: torch.Tensor) -> torch.Tensor:
-    return torch.stack(entries, dim=1).view(-1, 2, 3)
-
-
-def shift(images: torch.Tensor, pixels: float, generator: torch.Generator) -> torch.Tensor:
-    """Move each image by so many pixels in a random direction."""
-    angle = 2 * math.pi * torch.rand(len(images), generator=generator)
-    one, zero, step = torch.ones_like(angle), torch.zeros_like(angle), 2 * pixels / SIDE
-    return _look_up(images, _matrices(one, zero, step * angle.cos(), zero, one, step * angle.sin()))
-
-
-def rotate(images: torch.Tensor, degrees: float, generator: torch.Generator) -> torch.Tensor:
-    """Rotate each image about its centre, at random to the left or to the right."""
-    sign = 2.0 * torch.randint(2, (len(images),), generator=generator) - 1
-    angle = math.radians(degrees) * sign
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    return _look_up(images, _matrices(cos, -sin, zero, sin, cos, zero))
-
-
-def scale(images: torch.Tensor, factor: float, generator: torch.Generator) -> torch.Tensor:
-    """Make each image so many times as large, from its centre."""
-    matrix = torch.tensor([[1 / factor, 0, 0], [0, 1 / factor, 0]])
-    return _look_up(images, matrix.expand(len(images), 2, 3))
-
-
-def noise(images: torch.Tensor, deviation: float, generator: torch.Generator) -> torch.Tensor:
-    """Add Gaussian noise of that standard deviation to every pixel; clip to 0 to 255."""
-    drawn = torch.randn(images.shape, generator=generator).to(images.device)
-    return (images + deviation * drawn).clamp(0, 255)
-
-
-def blur(images: torch.Tensor, deviation: float, generator: torch.Generator) -> torch.Tensor:
-    """Blur with a Gaussian of that standard deviation in pixels, black beyond the edge."""
-    offsets = torch.arange(1 - SIDE, SIDE, device=images.device)
-    weights = torch.exp(-0.5 * (offsets / max(deviation, 1e-6)) ** 2)
-    places = torch.arange(SIDE, device=images.device)
-    # Row i of the matrix is the Gaussian around pixel i; it blurs columns, then rows.
-    matrix = (weights / weights.sum())[places - places.unsqueeze(1) + SIDE - 1]
-    return matrix @ images @ matrix
-
-
-def contrast(images: torch.Tensor, factor: float, generator: torch.Generator) -> torch.Tensor:
-    """Scale each pixel's difference from the mean of its image."""
-    mean = images.mean(dim=(1, 2), keepdim=True)
-    return mean + factor * (images - mean)
-
-
-def cover(images: torch.Tensor, side: float, generator: torch.Generator) -> torch.Tensor:
-    """Blacken a square of that side in pixels, at a random place within each image."""
-    first = torch.rand(2, len(images), 1, generator=generator) * (SIDE + 1 - side)
-    first = first.floor().to(images.device)
-    places = torch.arange(SIDE, device=images.device)
-    rows, columns = (first <= places) & (places < first + side)
-    return images * ~(rows.unsqueeze(2) & columns.unsqueeze(1))
 
 
 class Perturbation(NamedTuple):
@@ -118,13 +48,23 @@ class Perturbation(NamedTuple):
 
 
 PERTURBATIONS = {
-    "shift": Perturbation(shift, "pixels", (0, 1, 2, 3, 4, 6, 8), 0, (2, 4, 8)),
-    "rotation": Perturbation(rotate, "degrees", (0, 10, 20, 30, 45, 60), 0, (20, 30, 60)),
-    "scale": Perturbation(scale, "factor", (0.5, 0.65, 0.8, 1, 1.15, 1.3, 1.5), 1, (0.5, 0.8, 1.5)),
-    "noise": Perturbation(noise, "grey levels", (0, 32, 64, 96, 128), 0, (32, 64, 128)),
-    "blur": Perturbation(blur, "pixels", (0, 0.75, 1.5, 2, 3), 0, (0.75, 1.5, 3)),
-    "contrast": Perturbation(contrast, "factor", (0.1, 0.2, 0.35, 0.6, 1), 1, (0.1, 0.2, 0.6)),
-    "covered square": Perturbation(cover, "pixels", (0, 4, 7, 10, 14), 0, (4, 7, 14)),
+    "shift": Perturbation(perturb.shift, "pixels", (0, 1, 2, 3, 4, 6, 8), 0, (2, 4, 8)),
+    "rotation": Perturbation(perturb.rotate, "degrees", (0, 10, 20, 30, 45, 60), 0, (20, 30, 60)),
+    "scale": Perturbation(
+        perturb.scale, "factor", (0.5, 0.65, 0.8, 1, 1.15, 1.3, 1.5), 1, (0.5, 0.8, 1.5)
+    ),
+    "noise": Perturbation(
+        perturb.noise, "standard deviation in grey levels", (0, 32, 64, 96, 128), 0, (32, 64, 128)
+    ),
+    "blur": Perturbation(
+        perturb.blur, "standard deviation in pixels", (0, 0.75, 1.5, 2, 3), 0, (0.75, 1.5, 3)
+    ),
+    "contrast": Perturbation(
+        perturb.contrast, "factor", (0.1, 0.2, 0.35, 0.6, 1), 1, (0.6, 0.2, 0.1)
+    ),
+    "covered square": Perturbation(
+        perturb.cover, "side in pixels", (0, 4, 7, 10, 14), 0, (4, 7, 14)
+    ),
 }
 # recipe -> perturbation -> network -> strength -> described accuracy
 Curves = dict[str, dict[str, dict[str, dict[float, dict[str, Any]]]]]
@@ -243,12 +183,13 @@ def findings(curves: Curves) -> list[str]:
         for name, networks in panels.items()
         for strength in PERTURBATIONS[name].in_table
     }
-    leads = []
+    ranks = []
     for recipe in curves:
         rows = [row for (_, owner), row in means.items() if owner == recipe]
-        leaders = [max(row, key=row.__getitem__) for row in rows]
-        counts = [f"{TITLES[network]} {leaders.count(network)} times" for network in rows[0]]
-        leads.append(f"with `{recipe}` {', '.join(counts)}")
+        first = [max(row, key=row.__getitem__) for row in rows]
+        last = [min(row, key=row.__getitem__) for row in rows]
+        counts = [f"{TITLES[n]} in {first.count(n)} and {last.count(n)}" for n in rows[0]]
+        ranks.append(f"with `{recipe}` {', '.join(counts)}")
     spreads = {key: max(row.values()) - min(row.values()) for key, row in means.items()}
     (where, recipe), spread = max(spreads.items(), key=lambda item: item[1])
     row = means[where, recipe]
@@ -260,7 +201,7 @@ def findings(curves: Curves) -> list[str]:
         if owner == "baseline"
     )
     return [
-        f"Which network has the highest mean in the {len(rows)} rows: {'; '.join(leads)}.",
+        f"The highest and the lowest mean of the {len(rows)} rows: {'; '.join(ranks)}.",
         f"The networks are furthest apart, by {spread:.1f} points, at {where} with `{recipe}`: "
         f"{TITLES[high]} {row[high]:.1f} %, {TITLES[low]} {row[low]:.1f} %.",
         f"The recipe `best` changes the means by {gains[0][0]:+.1f} points ({gains[0][1]}) to "
@@ -291,11 +232,11 @@ def render(study: dict[str, Any]) -> str:
         f"{study['method']}. The pixels, 0 to 255, are perturbed before deskewing and "
         "normalisation. Shift: in a random direction. Rotation: to the left or to the right at "
         "random. Scale: from the centre. These three interpolate bilinearly; beyond the edge is "
-        "black. Noise: Gaussian, its standard deviation, clipped to 0 to 255. Blur: Gaussian, its "
-        "standard deviation. Contrast: each pixel's difference from its image's mean is multiplied "
-        "by it. Covered square: its side, black, at a random place. What is random is drawn for "
-        f"each image with the seed {SEED}, the same for every network and strength. Data: "
-        f"{study['data']}. PyTorch {study['versions']['torch']} on {study['processor']}."
+        "black. Noise: Gaussian, clipped to 0 to 255. Blur: Gaussian. Contrast: each pixel's "
+        "difference from the mean of its image is multiplied by the factor. Covered square: black, "
+        f"at a random place. What is random is drawn for each image with the seed {SEED}, the same "
+        f"for every network and strength. Data: {study['data']}. PyTorch "
+        f"{study['versions']['torch']} on {study['processor']}."
     )
     return "\n\n".join(
         [

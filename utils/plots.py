@@ -330,7 +330,7 @@ def plot_robustness(
     figure = plt.figure(figsize=(11, 5 * len(curves)), layout="constrained")
     parts = figure.subfigures(len(curves), 1, squeeze=False)[:, 0]
     for part, (recipe, panels) in zip(parts, curves.items(), strict=True):
-        axes = part.subplots(rows, columns, sharey=True)
+        axes = part.subplots(rows, columns, sharey=True, squeeze=False)
         part.suptitle(f"Recipe {recipe}")
         for axis, (name, networks) in zip(axes.flat, panels.items(), strict=False):
             for model_type, curve in networks.items():
