@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from compare import markdown
-from dataset import Batches, Split, describe_data, digest, prepare
+from dataset import Batches, Split, describe_data, digest, load_splits, prepare
 from experiments.study import (
     describe_setup,
     final_accuracies,
@@ -119,15 +119,18 @@ def train_points(flags: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     shared = {"epochs": 1, "schedule": "onecycle", "lr": flags.lr, "steps": flags.steps}
     shared |= {"data_dir": flags.data_dir, "val_size": flags.val_size}
+    # Everything is checked before any training, so that mistakes show at once.
+    splits = load_splits(flags.data_dir, flags.val_size)
+    data, count = [digest(split) for split in splits], len(splits[0].labels)
     folders: dict[tuple[str, bool, int], list[Path]] = {}
     jobs: dict[Path, StudyArgs] = {}
     for model_type, augmented, images in keys:
         changed = shared | (AUGMENTATION if augmented else {})
         own = [StudyArgs(model_type, seed=s, images=images, **changed) for s in range(flags.seeds)]
-        splits = load_data(own[0])  # before any training, so that mistakes show at once
-        if images > len(splits[0].labels):
-            raise UserError(f"--sizes {images}: there are {len(splits[0].labels)} training images")
-        group = group_folder(own[0], [digest(split) for split in splits], (run, nested_order))
+        load_data(own[0])
+        if images > count:
+            raise UserError(f"--sizes {images}: there are only {count:,} images to train on")
+        group = group_folder(own[0], data, (run, nested_order))
         folders[model_type, augmented, images] = [run_folder(args, group) for args in own]
         jobs |= {run_folder(args, group): args for args in own}
     refuse_failures(train_all(run, jobs, cores()), jobs)
@@ -268,6 +271,8 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--publish", action="store_true", help="renew what the README shows")
     flags = parser.parse_args()
     refuse_trials(parser, flags, 5, ["models", "sizes", "steps", "lr", "val_size"])
+    if min(flags.sizes) < 1:
+        parser.error(f"--sizes {min(flags.sizes)}: must be at least 1")
     if flags.steps * StudyArgs.batch_size < max(flags.sizes):
         parser.error(f"--steps {flags.steps}: too few to see {max(flags.sizes):,} images once")
     return flags

@@ -139,7 +139,7 @@ def test_a_short_study_is_kept_and_resumed(small, cli, monkeypatch, no_processes
 @pytest.mark.parametrize("flags, tells", [
     (("--seeds", 0), "--seeds 0"),
     (("--sizes", 301, "--steps", 5), "--sizes 301"),
-    (("--sizes", 0), "--images 0"),
+    (("--sizes", 0), "--sizes 0"),
     (("--sizes", 300, "--steps", 4), "--steps 4"),
     (("--sizes", 300, "--lr", 0), "--lr 0"),
     (("--models", "VGG"), "VGG"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.stats import describe, differences, format_mean, summarise, t_interval
+from utils.stats import describe, differences, first_reached, format_mean, summarise, t_interval
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10])
@@ -66,3 +66,10 @@ def test_summary_describes_the_last_epoch_and_the_images():
     network = summarise(fake_runs(LeNet5=[97.0, 99.0]), {"LeNet5": correct})["LeNet5"]
     assert network["test_accuracy"] == describe([97.0, 99.0])
     assert network["interval_over_images"] == t_interval(100 * correct)
+
+
+def test_first_reached_is_where_the_line_between_the_points_meets_the_limit():
+    assert first_reached([0, 1, 3], [1.0, 2.0, 6.0], 3.0) == 1.5
+    assert first_reached([0, 1, 2, 3], [0.0, 4.0, 0.0, 8.0], 2.0) == 0.5
+    assert first_reached([5, 6], [7.0, 8.0], 7.0) == 5
+    assert first_reached([5, 6, 7], [1.0, 6.0, 2.0], 6.5) is None
