@@ -45,6 +45,8 @@ from utils.stats import describe, first_reached, format_mean
 
 SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 60_000]
 STEPS = 2000
+# Chosen with --val_size 10000 --models LeNet5 CustomMLP --sizes 300 30000 --seeds 2 and each --lr:
+# of the 8 means, 0.05 has higher ones than 0.02 in all and than 0.1 in 7, where a run diverged.
 LR = 0.05
 CHOICES = "0.02, 0.05 and 0.1"
 AUGMENTATION = {
@@ -155,7 +157,7 @@ def group_means(points: list[dict[str, Any]]) -> dict[bool, dict[str, dict[int, 
     return means
 
 
-def images_for(means: dict[int, float], target: float) -> float | None:
+def images_for(means: dict[int, float], target: float) -> int | None:
     """Return how many images it takes to a mean accuracy, linear between logarithms; None if more.
 
     Args:
@@ -163,16 +165,16 @@ def images_for(means: dict[int, float], target: float) -> float | None:
         target: in percent.
     """
     reached = first_reached([math.log(images) for images in means], list(means.values()), target)
-    return None if reached is None else math.exp(reached)
+    return None if reached is None else round(math.exp(reached))
 
 
-def format_images(images: float | None, sizes: list[int]) -> str:
+def format_images(images: int | None, sizes: list[int]) -> str:
     """Return a number of images with two digits that count, or that it lies beyond the sizes."""
     if images is None:
         return f"more than {max(sizes):,}"
     if images <= min(sizes):
         return f"at most {min(sizes):,}"
-    return f"{float(f'{images:.2g}'):,.0f}"
+    return f"{round(images, 2 - len(str(images))):,}"
 
 
 def findings(points: list[dict[str, Any]]) -> list[str]:
