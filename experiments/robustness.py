@@ -3,7 +3,8 @@
     python -m experiments.robustness             the runs of compare.py, baseline and best recipe
     python -m experiments.robustness --publish   also renew what the README shows
 
-Needs the runs of two commands: python compare.py, and the same with --recipe best --first_seed 10.
+The perturbations are in utils/perturb.py. The runs are those of two commands: python compare.py,
+and the same with --recipe best --first_seed 10.
 """
 
 if __name__ == "__main__":
@@ -183,13 +184,13 @@ def findings(curves: Curves) -> list[str]:
         for name, networks in panels.items()
         for strength in PERTURBATIONS[name].in_table
     }
-    ranks = []
-    for recipe in curves:
-        rows = [row for (_, owner), row in means.items() if owner == recipe]
-        first = [max(row, key=row.__getitem__) for row in rows]
-        last = [min(row, key=row.__getitem__) for row in rows]
-        counts = [f"{TITLES[n]} in {first.count(n)} and {last.count(n)}" for n in rows[0]]
-        ranks.append(f"with `{recipe}` {', '.join(counts)}")
+    places = []
+    for extreme, choose in (("highest", max), ("lowest", min)):
+        for recipe in curves:
+            rows = [row for (_, owner), row in means.items() if owner == recipe]
+            owners = [choose(row, key=row.__getitem__) for row in rows]
+            counts = [f"{TITLES[network]} {owners.count(network)}" for network in rows[0]]
+            places.append(f"{extreme} mean with `{recipe}`: {', '.join(counts)}")
     spreads = {key: max(row.values()) - min(row.values()) for key, row in means.items()}
     (where, recipe), spread = max(spreads.items(), key=lambda item: item[1])
     row = means[where, recipe]
@@ -201,7 +202,7 @@ def findings(curves: Curves) -> list[str]:
         if owner == "baseline"
     )
     return [
-        f"The highest and the lowest mean of the {len(rows)} rows: {'; '.join(ranks)}.",
+        f"How many of the {len(rows)} rows each network leads and trails: {'; '.join(places)}.",
         f"The networks are furthest apart, by {spread:.1f} points, at {where} with `{recipe}`: "
         f"{TITLES[high]} {row[high]:.1f} %, {TITLES[low]} {row[low]:.1f} %.",
         f"The recipe `best` changes the means by {gains[0][0]:+.1f} points ({gains[0][1]}) to "
@@ -230,11 +231,12 @@ def render(study: dict[str, Any]) -> str:
         f"Accuracy in percent on {study['images']:,} perturbed test images; means of "
         f"{study['seeds']} runs of the comparison (seeds: {seeds}), in brackets the "
         f"{study['method']}. The pixels, 0 to 255, are perturbed before deskewing and "
-        "normalisation. Shift: in a random direction. Rotation: to the left or to the right at "
-        "random. Scale: from the centre. These three interpolate bilinearly; beyond the edge is "
-        "black. Noise: Gaussian, clipped to 0 to 255. Blur: Gaussian. Contrast: each pixel's "
-        "difference from the mean of its image is multiplied by the factor. Covered square: black, "
-        f"at a random place. What is random is drawn for each image with the seed {SEED}, the same "
+        "normalisation; deskewing, part of `best`, centres the digit again. Shift: in a random "
+        "direction. Rotation: to the left or to the right at random. Scale: from the centre. These "
+        "three interpolate bilinearly; beyond the edge is black. Noise: Gaussian, clipped to 0 to "
+        "255. Blur: Gaussian. Contrast: each pixel's difference from the mean of its image is "
+        "multiplied by the factor. Covered square: black, at a random place. What is random is "
+        f"drawn for each image with the seed {SEED}, the same "
         f"for every network and strength. Data: {study['data']}. PyTorch "
         f"{study['versions']['torch']} on {study['processor']}."
     )
