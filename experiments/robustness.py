@@ -202,7 +202,7 @@ def findings(curves: Curves) -> list[str]:
         if owner == "baseline"
     )
     return [
-        f"How many of the {len(rows)} rows each network leads and trails: {'; '.join(places)}.",
+        f"Of the {len(rows)} rows: {'; '.join(places)}.",
         f"The networks are furthest apart, by {spread:.1f} points, at {where} with `{recipe}`: "
         f"{TITLES[high]} {row[high]:.1f} %, {TITLES[low]} {row[low]:.1f} %.",
         f"The recipe `best` changes the means by {gains[0][0]:+.1f} points ({gains[0][1]}) to "
