@@ -13,23 +13,28 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
 
 import argparse
-import json
-import platform
 from typing import Any
 
 import torch
 
-from compare import RESULTS, markdown
+from compare import markdown
 from dataset import describe_data, digest, load_splits, prepare
+from experiments.study import (
+    describe_setup,
+    final_accuracies,
+    refuse_failures,
+    refuse_other_data,
+    refuse_trials,
+    write_study,
+)
 from main import RECIPES, Args, load_data, run
 from model import TITLES
 from utils.augment import deskew, make_augmentation
-from utils.checkpoint import RUNS, load_checkpoint
-from utils.files import UserError, run_command, with_table, write_all
+from utils.files import run_command
 from utils.plots import plot_ablation, plot_augmentation
 from utils.runs import cores, group_folder, run_folder, train_all
-from utils.settings import Parser, processor_name
-from utils.stats import METHOD, describe, format_mean
+from utils.settings import Parser
+from utils.stats import describe, format_mean
 
 BEST = RECIPES["best"]
 NETWORKS = ["LeNet5", "CustomMLP"]
@@ -137,12 +142,9 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
     parser.add_argument("--publish", action="store_true", help="renew what the README shows")
     flags = parser.parse_args()
-    for name in ("seeds", "val_size"):
-        if getattr(flags, name) < 1:
-            parser.error(f"--{name} {getattr(flags, name)}: must be at least 1")
-    trial = (flags.models, flags.epochs, flags.val_size) != (NETWORKS, Args.epochs, VAL_SIZE)
-    if flags.publish and (trial or flags.seeds < 5):
-        parser.error("--publish takes 5 seeds or more, and no --models, --epochs or --val_size")
+    if flags.val_size < 1:
+        parser.error(f"--val_size {flags.val_size}: must be at least 1")
+    refuse_trials(parser, flags, 5, ["models", "epochs", "val_size"])
     return flags
 
 
@@ -169,13 +171,8 @@ def train_steps(flags: argparse.Namespace) -> dict[tuple[str, str], list[float]]
         for key, own in runs.items()
         for folder, args in zip(folders[key], own, strict=True)
     }
-    failed = train_all(run, jobs, cores())
-    if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed; start again to retry")
-    return {
-        key: [load_checkpoint(folder)["history"][-1]["val_accuracy"] for folder in own]
-        for key, own in folders.items()
-    }
+    refuse_failures(train_all(run, jobs, cores()), jobs)
+    return {key: final_accuracies(own, "val_accuracy") for key, own in folders.items()}
 
 
 def main() -> None:
@@ -184,8 +181,7 @@ def main() -> None:
     args = Args(flags.models[0], data_dir=flags.data_dir, val_size=flags.val_size, **BEST)
     load_data(args)
     data = describe_data(flags.data_dir, flags.val_size)
-    if flags.publish and not data.startswith("MNIST,"):
-        raise UserError(f"--data_dir {flags.data_dir}: --publish takes the shipped data only")
+    refuse_other_data(flags, data)
     accuracies = train_steps(flags)
     measured = []
     for model_type in dict.fromkeys(flags.models):
@@ -193,20 +189,13 @@ def main() -> None:
         measured += measure(model_type, own)
     ablation = {
         **{"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size, "data": data},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        **{"processor": processor_name(args.device, args.threads), "method": METHOD},
-        "steps": measured,
+        **{**describe_setup(args), "steps": measured},
     }
-    table, folder = render(ablation), RESULTS if flags.publish else RUNS / "ablation"
-    files = {
-        folder / "ablation.json": (json.dumps(ablation, indent=1) + "\n").encode(),
-        folder / "ablation.png": plot_ablation(measured, TITLES),
-        folder / "augmentation.png": augmentation_picture(args),
+    pictures = {
+        "ablation": plot_ablation(measured, TITLES),
+        "augmentation": augmentation_picture(args),
     }
-    if flags.publish:
-        files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", "ablation", table)
-    write_all(files)
-    print(table, f"results and plots: {folder}", sep="\n\n")
+    write_study("ablation", ablation, render(ablation), pictures, flags.publish)
 
 
 if __name__ == "__main__":

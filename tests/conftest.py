@@ -21,7 +21,7 @@ from PIL import Image
 
 import compare
 import dataset
-from experiments import ablation
+from experiments import ablation, data_size
 from utils import runs
 from utils.archives import read_archive
 from utils.files import run_command
@@ -158,9 +158,9 @@ def train_all_here(run, jobs, at_once):
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    """Let compare.py and the ablation train in this process."""
-    monkeypatch.setattr(compare, "train_all", train_all_here)
-    monkeypatch.setattr(ablation, "train_all", train_all_here)
+    """Let compare.py and the studies train in this process."""
+    for module in (compare, ablation, data_size):
+        monkeypatch.setattr(module, "train_all", train_all_here)
 
 
 @pytest.fixture

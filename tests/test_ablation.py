@@ -12,6 +12,7 @@ from test_compare import between_markers
 
 import dataset
 import main
+from compare import RESULTS
 from experiments import ablation
 from utils.checkpoint import RUNS, load_checkpoint
 from utils.files import markers
@@ -72,8 +73,8 @@ def short(workplace, monkeypatch):
     (workplace / "data/test.tar").unlink()
     monkeypatch.setattr(ablation, "STEPS", {"baseline": {}, "higher lr": {"lr": 0.05}})
     monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
-    ablation.RESULTS.mkdir(parents=True)
-    (ablation.RESULTS / "README.md").write_text("{}\n{}\n".format(*markers("ablation")))
+    RESULTS.mkdir(parents=True)
+    (RESULTS / "README.md").write_text("{}\n{}\n".format(*markers("ablation")))
 
 
 def test_a_short_ablation_touches_no_test_image_and_is_kept(short, cli, monkeypatch, no_processes):
@@ -85,7 +86,7 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(short, cli, monkeypa
     for name in ("ablation", "augmentation"):
         with Image.open(f"runs/ablation/{name}.png") as image:
             assert image.width >= 800 and len(image.convert("RGB").getcolors(2**24)) > 50
-    assert [path.name for path in ablation.RESULTS.iterdir()] == ["README.md"]
+    assert [path.name for path in RESULTS.iterdir()] == ["README.md"]
     last = found["steps"][-1]
     runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
     assert len(runs) == 6
@@ -103,16 +104,16 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(short, cli, monkeypa
     monkeypatch.setattr(main.Args, "epochs", 1)
     code, out, err = cli(ablation, "--publish")
     assert (code, out, err.count("\n")) == (2, "", 1) and "--data_dir data" in err
-    assert [path.name for path in ablation.RESULTS.iterdir()] == ["README.md"]
+    assert [path.name for path in RESULTS.iterdir()] == ["README.md"]
     training, validation = dataset.load_splits("data", 300)
     whole = dataset.Split(*(torch.cat(parts) for parts in zip(training, validation, strict=True)))
     monkeypatch.setattr(dataset, "SHIPPED", {"train": dataset.digest(whole)})
     code, out, err = cli(ablation, "--publish")
     assert code == 0, err
     assert len(list(RUNS.glob("compare/*/*/checkpoint.pt"))) == 15
-    found = json.loads((ablation.RESULTS / "ablation.json").read_text())
-    assert between_markers(ablation.RESULTS / "README.md", "ablation") == ablation.render(found)
-    assert {path.name for path in ablation.RESULTS.glob("*.png")} == {
+    found = json.loads((RESULTS / "ablation.json").read_text())
+    assert between_markers(RESULTS / "README.md", "ablation") == ablation.render(found)
+    assert {path.name for path in RESULTS.glob("*.png")} == {
         "ablation.png",
         "augmentation.png",
     }

@@ -22,9 +22,11 @@ CODE = ("*.py", "utils/*.py", "experiments/*.py", "utils/*.html", "tests/benchma
 SHORTER = {
     "python main.py": "--epochs 2",
     "python main.py --recipe best": "--epochs 1",
-    "python compare.py": "--models CustomMLP --seeds 1 --epochs 2",
+    "python compare.py": "--models CustomMLP --seeds 1 --epochs 1",
     "python compare.py --recipe best --first_seed 10": "--models CustomMLP --seeds 1 --epochs 1",
     "python -m experiments.ablation": "--models CustomMLP --seeds 1 --epochs 1 --val_size 100",
+    "python -m experiments.robustness": "--models CustomMLP --seeds 1 --epochs 1",
+    "python -m experiments.data_size": "--models CustomMLP --sizes 100 --seeds 1 --steps 2",
     "python tests/benchmark.py": "--rounds 1 --share 0.02",
     "torchrun --standalone --nproc-per-node 2 main.py": "--epochs 1",
 }

@@ -9,6 +9,7 @@ from utils.stats import (
     describe,
     difference_interval,
     differences,
+    first_reached,
     format_mean,
     proportion_interval,
     summarise,
@@ -100,3 +101,10 @@ def test_proportion_interval_is_wilsons():
     assert [low, high] == pytest.approx([100 * (middle - half) / (1 + z * z / n),
                                          100 * (middle + half) / (1 + z * z / n)])  # fmt: skip
     assert proportion_interval(30, 30)[0] < 90  # where Student's t would be sure
+
+
+def test_first_reached_is_where_the_line_between_the_points_meets_the_limit():
+    assert first_reached([0, 1, 3], [1.0, 2.0, 6.0], 3.0) == 1.5
+    assert first_reached([0, 1, 2, 3], [0.0, 4.0, 0.0, 8.0], 2.0) == 0.5
+    assert first_reached([5, 6], [7.0, 8.0], 7.0) == 5
+    assert first_reached([5, 6, 7], [1.0, 6.0, 2.0], 6.5) is None

@@ -13,7 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FormatStrFormatter,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
+
+from utils.stats import describe
 
 # The colour-blind safe palette of Okabe and Ito (2008): a network's colour is its place's.
 PALETTE = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -465,4 +474,81 @@ def plot_augmentation(images: np.ndarray) -> bytes:
     titles = ["image", "deskewed", *(f"augmented {count}" for count in range(1, columns - 1))]
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
+    return _png(figure)
+
+
+def _draw_band(
+    axis: Axes, xs: Sequence[float], described: Sequence[dict[str, Any]], **style: Any
+) -> None:
+    """Draw described values, each with its mean and interval, as a line and a band."""
+    means = [one["mean"] for one in described]
+    intervals = [one["interval"] or (one["mean"], one["mean"]) for one in described]
+    axis.plot(xs, means, marker="o", ms=3, **style)
+    axis.fill_between(xs, *np.transpose(intervals), color=style["color"], alpha=0.2, lw=0)
+
+
+def plot_data_size(points: list[dict[str, Any]], titles: Titles) -> bytes:
+    """Draw each network's error over the number of training images, plain and augmented.
+
+    Args:
+        points: as in data_size.json: model_type, augmented, images, accuracies (percent).
+        titles: of the networks.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True, layout="constrained")
+    for axis, augmented in zip(axes, (False, True), strict=True):
+        for model_type in _networks(points):
+            own = [
+                point for point in points
+                if (point["model_type"], point["augmented"]) == (model_type, augmented)
+            ]  # fmt: skip
+            style = {"color": _colour(titles, model_type), "label": titles[model_type]}
+            sizes = [point["images"] for point in own]
+            errors = [describe([100 - a for a in point["accuracies"]]) for point in own]
+            _draw_band(axis, sizes, errors, **style)
+        axis.set(xscale="log", yscale="log", xlabel="Training images")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+        axis.set_title("with augmentation" if augmented else "without augmentation")
+        axis.grid(alpha=0.3, which="both")
+        axis.minorticks_off()
+    axes[0].set(ylabel="Error (%)")
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes[1].legend(title=f"mean of {errors[0]['n']} runs, band: its 95 % interval")
+    return _png(figure)
+
+
+def plot_robustness(
+    curves: Mapping[str, Mapping[str, Mapping[str, Mapping[float, dict[str, Any]]]]],
+    labels: Mapping[str, str],
+    titles: Titles,
+) -> bytes:
+    """Draw small multiples: for each recipe a panel per perturbation, accuracy over strength.
+
+    Args:
+        curves: recipe -> perturbation -> network -> strength -> accuracy (percent, described).
+        labels: perturbation -> label of its axis.
+        titles: of the networks.
+    """
+    columns = 4
+    rows = -(-(len(labels) + 1) // columns)  # one panel is left to the legend
+    figure = plt.figure(figsize=(11, 5 * len(curves)), layout="constrained")
+    parts = figure.subfigures(len(curves), 1, squeeze=False)[:, 0]
+    for part, (recipe, panels) in zip(parts, curves.items(), strict=True):
+        axes = part.subplots(rows, columns, sharey=True, squeeze=False)
+        part.suptitle(f"Recipe {recipe}")
+        for axis, (name, networks) in zip(axes.flat, panels.items(), strict=False):
+            for model_type, curve in networks.items():
+                style = {"color": _colour(titles, model_type), "label": titles[model_type]}
+                _draw_band(axis, list(curve), list(curve.values()), **style)
+            axis.set(title=name, xlabel=labels[name], ylim=(0, 102))
+            axis.grid(alpha=0.3)
+        for axis in axes[:, 0]:
+            axis.set(ylabel="Test accuracy (%)")
+        for axis in axes.flat[len(panels) :]:
+            axis.axis("off")
+        count = next(iter(curve.values()))["n"]
+        legend = f"mean of {count} runs,\nband: its 95 % interval"
+        axes.flat[len(panels)].legend(
+            *axes.flat[0].get_legend_handles_labels(), title=legend, loc="center"
+        )
     return _png(figure)

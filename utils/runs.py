@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -56,12 +57,17 @@ def code_digest() -> str:
     return content.hexdigest()
 
 
+def _source(functions: Sequence[Callable]) -> str:
+    """Return the source of functions, in which comments and layout don't count."""
+    return "".join(ast.unparse(ast.parse(inspect.getsource(one))) for one in functions)
+
+
 def _name(part: ast.stmt) -> str:
     target = part.target if isinstance(part, ast.AnnAssign) else part
     return getattr(target, "name", getattr(target, "id", ""))
 
 
-def group_folder(args: Any, data: Sequence[str]) -> Path:
+def group_folder(args: Any, data: Sequence[str], code: Sequence[Callable] = ()) -> Path:
     """Return the folder of the runs that differ from this one in network and seed alone.
 
     Two runs share it only if they have the same settings, code that trains, images and labels,
@@ -70,6 +76,7 @@ def group_folder(args: Any, data: Sequence[str]) -> Path:
     Args:
         args: the settings; those at their default don't count, so that a new one changes nothing.
         data: digests of the images and labels to train on and to evaluate on.
+        code: the functions that train, where these are not main.run() alone.
     """
     settings = {
         field.name: getattr(args, field.name)
@@ -79,7 +86,7 @@ def group_folder(args: Any, data: Sequence[str]) -> Path:
     if "init" in settings:  # what the file holds, not where it lies
         settings["init"] = hashlib.sha256(find_weights(args.init).read_bytes()).hexdigest()
     identity = {
-        **{"settings": settings, "code": code_digest(), "data": list(data)},
+        **{"settings": settings, "code": code_digest() + _source(code), "data": list(data)},
         **{"device": select_device(args.device).type, "threads": args.threads},
         **{"epochs": args.epochs, "torch": torch.__version__},
     }

@@ -1,7 +1,7 @@
 """Means with their intervals, and how they are printed."""
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,19 @@ def format_mean(part: dict[str, Any], places: int, sign: str = "") -> str:
     """Return a mean and, if there is one, its interval: 98.78 [98.71, 98.85]."""
     interval = format_interval(part["interval"], places, sign)
     return f"{part['mean']:{sign}.{places}f} {interval}".strip()
+
+
+def first_reached(xs: Sequence[float], ys: Sequence[float], limit: float) -> float | None:
+    """Return where the line through the points (x, y) first reaches the limit from below.
+
+    That is xs[0] if it starts there or above, and None if it stays below.
+    """
+    if ys[0] >= limit:
+        return xs[0]
+    for (x, y), (next_x, next_y) in pairwise(zip(xs, ys, strict=True)):
+        if next_y >= limit:
+            return x + (next_x - x) * (limit - y) / (next_y - y)
+    return None
 
 
 # --- Networks ---------------------------------------------------------------------------------
