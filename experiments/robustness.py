@@ -49,7 +49,7 @@ class Perturbation(NamedTuple):
 
 
 PERTURBATIONS = {
-    "shift": Perturbation(perturb.shift, "pixels", (0, 1, 2, 3, 4, 6, 8), 0, (2, 4, 8)),
+    "shift": Perturbation(perturb.shift, "pixels", (0, 1, 2, 3, 4, 8), 0, (2, 4, 8)),
     "rotation": Perturbation(perturb.rotate, "degrees", (0, 10, 20, 30, 45, 60), 0, (20, 30, 60)),
     "scale": Perturbation(
         perturb.scale, "factor", (0.5, 0.65, 0.8, 1, 1.15, 1.3, 1.5), 1, (0.5, 0.8, 1.5)
