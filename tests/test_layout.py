@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "dataset": {"utils"},
     "main": {"dataset", "model", "utils"},
     "compare": {"main", "dataset", "model", "utils"},
+    "predict": {"dataset", "model", "utils"},
     "experiments": {"compare", "main", "dataset", "model", "utils"},
 }
 FILES = [
