@@ -1,8 +1,11 @@
 """Real images from the shipped archives, in folders small enough for fast tests."""
 
 import csv
+import importlib
 import io
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -84,6 +87,12 @@ def same_run(name, other):
     assert torch.equal(checkpoint["generator"], other_checkpoint["generator"])
 
 
+def commands(page):
+    """Return the command lines of a page's sh blocks, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+
+
 def decode(content):
     """Return the pixels of a PNG, by Pillow alone."""
     return np.asarray(Image.open(io.BytesIO(content)))
@@ -144,6 +153,19 @@ def cli(monkeypatch, capfd):
         with pytest.raises(SystemExit) as ended:
             run_command(module.main)
         return (ended.value.code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def run_line(cli):
+    """Run a line such as python main.py --epochs 1, in this process, as cli() does."""
+
+    def run(line):
+        _, *words = shlex.split(line)
+        name = words.pop(0) if words[0] != "-m" else f"{words.pop(0)} {words.pop(0)}"
+        name = name.removeprefix("-m ").removeprefix("tests/").removesuffix(".py")
+        return cli(importlib.import_module(name), *words)
 
     return run
 

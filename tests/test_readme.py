@@ -10,12 +10,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from conftest import ROOT, decode, load_run
+from conftest import ROOT, commands, decode, load_run
 from photographs import photograph
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 CODE = ("*.py", "utils/*.py", "experiments/*.py", "utils/*.html", "tests/benchmark.py")
 
 # What makes the long ones short; what is done is the same.
@@ -55,7 +53,7 @@ def write_pictures(real):
         Path(f"{name}.jpg").write_bytes(content)
 
 
-def test_commands_run_and_leave_git_clean(workplace, real, cli, monkeypatch, no_processes):
+def test_commands_run_and_leave_git_clean(workplace, real, run_line, monkeypatch, no_processes):
     own = workplace / "my_digits/train"
     own.mkdir(parents=True)
     for name, content in real["train"][:600]:
@@ -68,21 +66,19 @@ def test_commands_run_and_leave_git_clean(workplace, real, cli, monkeypatch, no_
     monkeypatch.syspath_prepend(ROOT / "tests")
     # It starts torchrun, as a command of its own does here.
     monkeypatch.setattr(importlib.import_module("benchmark"), "scaling", lambda *_: None)
-    for command in COMMANDS:
+    for command in commands(README):
         if "venv" in command:
             continue
         command = command.partition(" && ")[2] if command.startswith("pip") else command
         if command == "python -m pytest":  # CI installs, and runs these tests
             continue
-        program, *words = shlex.split(f"{command} {SHORTER.get(command, '')}")
-        if program == "torchrun":
-            words = [sys.executable, "-m", "torch.distributed.run", *words]
+        line = f"{command} {SHORTER.get(command, '')}"
+        if line.startswith("torchrun"):
+            words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line)[1:]]
             done = subprocess.run(words, capture_output=True, text=True, timeout=110)
             code, err = done.returncode, done.stderr
         else:
-            name = words.pop(0) if words[0] != "-m" else f"{words.pop(0)} {words.pop(0)}"
-            name = name.removeprefix("-m ").removeprefix("tests/").removesuffix(".py")
-            code, _, err = cli(importlib.import_module(name), *words)
+            code, _, err = run_line(line)
         assert code == 0, (command, err)
         assert git("status", "--porcelain") == "", command
     assert (
