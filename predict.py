@@ -1,10 +1,10 @@
 """Read handwritten digits with a trained network: in pictures, in a browser, in your own program.
 
-    python predict.py photo.jpg row.png               what the pictures show
-    python predict.py sheet.jpg --crops my_digits/train   also keep every digit as a 28x28 image
-    python predict.py --test my_digits/test           loss and accuracy on labelled images
-    python predict.py --page docs/index.html          a web page to draw on
-    python predict.py --export lenet5.onnx            a file for ONNX runtimes
+    python predict.py photo.jpg row.png                    what the pictures show
+    python predict.py sheet.jpg --crops my_digits/train    also keep every digit as a 28x28 image
+    python predict.py --test my_digits/test                loss and accuracy on labelled images
+    python predict.py --page docs/index.html               a web page to draw on
+    python predict.py --export lenet5.onnx                 a file for ONNX runtimes
 
 The shipped weights in data/weights/ read them, or those of a run of yours: --run NAME.
 """
@@ -32,7 +32,7 @@ from model import MODELS, TITLES
 from utils import page, plots
 from utils.archives import SUFFIXES, decode_member, list_images, parse_name, read_archive
 from utils.augment import deskew_batch
-from utils.checkpoint import find_weights, load_weights, put_weights
+from utils.checkpoint import acquire_lock, find_weights, load_weights, put_weights
 from utils.files import PLOTS, UserError, atomic_write, run_command, write_all
 from utils.photos import Digit, find_digits, open_picture
 from utils.settings import Parser, check_choice
@@ -103,7 +103,7 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, list[
         digits = find_digits(picture)
     except ValueError as error:
         raise UserError(
-            f"{path}: {error}; take the picture closer, on plain paper, in even light"
+            f"{path}: {error}; show nothing but paper, closer, with digits in dark ink or in chalk"
         ) from error
     images = torch.from_numpy(np.stack([digit.image for digit in digits]))
     return picture, digits, classify(classifier, images).softmax(dim=1).numpy()
@@ -121,8 +121,12 @@ def describe_picture(path: Path, digits: list[Digit], shares: np.ndarray, as_jso
     )
 
 
-def write_crops(folder: Path, digits: list[Digit], shares: np.ndarray) -> None:
-    """Write digits as {ID}_{Label}.png, labelled as they were read, with IDs the folder lacks."""
+def write_crops(folder: Path, digits: list[Digit], shares: np.ndarray) -> str:
+    """Write digits as {ID}_{Label}.png, labelled as they were read, with IDs the folder lacks.
+
+    Returns:
+        Which files these are, and of which digit the network was least certain.
+    """
     names = list_images(folder)
     first = parse_name(names[-1])[0] + 1 if names else 0
     files = {}
@@ -131,12 +135,17 @@ def write_crops(folder: Path, digits: list[Digit], shares: np.ndarray) -> None:
         Image.fromarray(digit.image).save(content, "png")
         files[folder / f"{number:05d}_{label}.png"] = content.getvalue()
     write_all(files)
+    written = [path.name for path in files]
+    doubtful = written[shares.max(axis=1).argmin()]
+    return f"{folder}: {written[0]} to {written[-1]}, least certain {doubtful}"
 
 
 def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
     """Read all pictures, print a line for each, draw them; exits with 2 if one can't be read."""
     shown: list[tuple[str, np.ndarray, list[Digit], np.ndarray]] = []
     failed = 0
+    # Held to the end, so that another process does not take the same IDs.
+    _lock = acquire_lock(flags.crops, timeout=-1) if flags.crops else None
     for path in flags.pictures:
         try:
             picture, digits, shares = read_picture(classifier, path)
@@ -146,7 +155,8 @@ def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
             continue
         print(describe_picture(path, digits, shares, flags.json), flush=True)
         if flags.crops:
-            write_crops(flags.crops, digits, shares)
+            written = write_crops(flags.crops, digits, shares)
+            print(written, file=sys.stderr if flags.json else sys.stdout)
         if len(shown) < plots.MAX_PICTURES:
             shown.append((path.name, np.asarray(picture), digits, shares))
     if shown:
@@ -277,12 +287,12 @@ def parse_flags() -> argparse.Namespace:
     """Return the flags; exactly one thing to do is among them."""
     parser = Parser(description=__doc__)
     parser.add_argument("pictures", nargs="*", type=Path, help="photographs or scans of digits")
-    parser.add_argument("--model_type", default="LeNet5", help="shipped weights: LeNet5, ...")
-    parser.add_argument("--run", help="a run of yours (or a file of weights) in their place")
+    parser.add_argument("--model_type", help=f"whose shipped weights: {', '.join(MODELS)}")
+    parser.add_argument("--run", help="a run of yours, or a file of weights, in place of these")
     parser.add_argument("--json", action="store_true", help="a JSON object per picture")
     parser.add_argument("--crops", type=Path, metavar="FOLDER", help="add the digits found to it")
     parser.add_argument(
-        "--test", type=Path, metavar="FOLDER", help="of labelled images, or archive"
+        "--test", type=Path, metavar="FOLDER", help="folder or archive of labelled images"
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the web page")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write an ONNX file")
@@ -292,6 +302,9 @@ def parse_flags() -> argparse.Namespace:
         parser.error("give pictures, or one of --test, --page, --export")
     if not flags.pictures and (flags.crops or flags.json):
         parser.error("--crops and --json are for pictures")
+    if flags.model_type is not None and (flags.page or flags.run is not None):
+        parser.error("--model_type is for pictures, --test and --export with shipped weights")
+    flags.model_type = flags.model_type or "LeNet5"
     check_choice("model_type", flags.model_type, MODELS)
     return flags
 
@@ -302,10 +315,14 @@ def main() -> None:
     if flags.page:
         write_page(flags.page, flags.run)
         return
-    source = find_weights(flags.run or str(WEIGHTS / f"{flags.model_type}.pt"))
+    shipped = WEIGHTS / f"{flags.model_type}.pt"
+    if flags.run is None and not shipped.is_file():
+        raise UserError(f"{shipped}: no such weights are shipped; pass --run with a run of yours")
+    source = find_weights(str(shipped) if flags.run is None else flags.run)
     classifier = load_classifier(source)
     if flags.test:
-        test_images(classifier, flags.test, flags.run or flags.model_type)
+        name = source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
+        test_images(classifier, flags.test, name)
     elif flags.export:
         export_onnx(classifier, source, flags.export)
     else:

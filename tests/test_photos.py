@@ -12,6 +12,7 @@ from scipy import ndimage
 from utils.files import UserError
 from utils.photos import (
     MAX_PIXELS,
+    _reading_order,
     area_weights,
     find_digits,
     is_mnist,
@@ -177,6 +178,24 @@ def test_pieces_of_a_digit_are_put_together():
     drawn.line([(130, 80), (120, 140), (170, 150), (170, 200), (120, 210)], 20, 14)  # a 5
     drawn.line([(140, 70), (190, 66)], 20, 14)  # its bar, which hardly touches it
     assert len(find_digits(page.convert("RGB"))) == 1
+
+
+def test_a_one_as_tall_as_the_picture_is_no_line():
+    page = Image.new("L", (120, 200), 250)
+    ImageDraw.Draw(page).line([(60, 8), (60, 192)], 20, 14)
+    (digit,) = find_digits(page.convert("RGB"))
+    assert digit.box == pytest.approx((53, 8, 68, 193), abs=3)
+
+
+def test_lines_that_are_askew_are_read_one_after_the_other():
+    boxes = [
+        (60 * column, 100 * row + 8 * column, 60 * column + 40, 100 * row + 8 * column + 60)
+        for row in range(3)
+        for column in range(9)
+    ]
+    shuffled = np.random.default_rng(0).permutation(len(boxes))
+    order = _reading_order([boxes[i] for i in shuffled])
+    assert [shuffled[i] for i in order] == list(range(len(boxes)))
 
 
 def test_dirt_and_edges_are_no_digits(digits):

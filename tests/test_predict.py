@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,10 @@ def test_a_run_of_ones_own_reads_with_its_own_deskewing(small, test_split, cli):
     (("a.png", "--test", "b"), "give pictures, or one of"),
     (("--test", "b", "--crops", "c"), "--crops and --json are for pictures"),
     (("a.png", "--model_type", "VGG"), "--model_type VGG"),
+    (("a.png", "--model_type", "LeNet5", "--run", "x"), "--model_type is for"),
+    (("a.png", "--run", ""), "neither a file of weights nor a run"),
+    (("a.png", "--crops", "README.md"), "README.md: cannot be written"),
+    (("--page", "."), ".: cannot be written"),
     (("a.png", "--run", "none"), "none: neither a file of weights nor a run"),
     (("--test", "none"), "none"),
     (("--test", "README.md"), "README.md: neither a folder nor an archive"),
@@ -181,6 +186,28 @@ def test_wrong_flags_are_one_line(place, cli, flags, tells):
     assert [path.name for path in place.iterdir()] == ["README.md"]
 
 
+def test_weights_that_are_not_finite_or_of_another_kind_are_refused(place):
+    _, weights = load_weights(str(predict.WEIGHTS / "CustomMLP.pt"))
+    weights["fc3.bias"][0] = float("nan")
+    Path("nan.pt").write_bytes(pack_weights("CustomMLP", True, weights))
+    torch.save({"model": weights, "settings": ["CustomMLP"]}, "list.pt")
+    torch.save({"model": weights, "settings": {"model_type": [], "deskew": True}}, "type.pt")
+    for name in ("nan.pt", "list.pt", "type.pt"):
+        with pytest.raises(UserError, match=f"{name}: damaged"):
+            predict.load_classifier(name)
+
+
+def test_picture_of_a_test_is_named_after_the_weights(place, test_split, cli, real):
+    write_archives(place / "data", real, 1, 50)
+    (place / "elsewhere").mkdir()
+    shutil.copy(predict.WEIGHTS / "CustomMLP.pt", "elsewhere/own.pt")
+    code, _, err = cli(
+        predict, "--test", "data/test.tar", "--run", "elsewhere/../elsewhere/own.pt"
+    )
+    assert (code, err) == (0, "")
+    assert [path.name for path in Path("plots").rglob("*")] == ["confusion_matrix_own.png"]
+
+
 # --- From photographs to one's own network ----------------------------------------------------
 
 
@@ -189,9 +216,10 @@ def test_crops_go_on_where_the_folder_ends(place, test_split, cli):
     take_picture(place / "two.jpg", test_split, [3])
     Path("my_digits").mkdir()
     Image.new("L", (28, 28)).save("my_digits/00041_3.png")
-    code, _, err = cli(predict, "one.jpg", "two.jpg", "--crops", "my_digits")
+    code, out, err = cli(predict, "one.jpg", "two.jpg", "--crops", "my_digits")
     assert (code, err) == (0, "")
-    names = sorted(path.name for path in Path("my_digits").iterdir())
+    names = sorted(path.name for path in Path("my_digits").glob("*.png"))
+    assert f"my_digits: {names[1]} to {names[2]}, least certain {names[1][:4]}" in out
     assert [name[:5] for name in names] == ["00041", "00042", "00043", "00044"]
     images, labels = predict.load_images(Path("my_digits"))
     assert images[1:].amax() > 200 and labels.tolist() == [3, *test_split[1][1:4].tolist()]
@@ -211,9 +239,10 @@ def test_the_walk_from_photographs_to_a_network_of_ones_own(place, real, test_sp
             truth.append(take_picture(place / paths[-1], source, indices, seed=number))
         code, out, err = cli(predict, *paths, "--crops", f"my_digits/{split}")
         assert (code, err) == (0, "")
-        crops = sorted(Path(f"my_digits/{split}").iterdir())
+        crops = sorted(Path(f"my_digits/{split}").glob("*.png"))
         whole = 0
-        for line, right in zip(out.splitlines(), truth, strict=False):
+        lines = [line for line in out.splitlines() if line.startswith(split)]
+        for line, right in zip(lines, truth, strict=True):
             read = line.split(": ")[1].split()[0]
             mine, crops = crops[: len(read)], crops[len(read) :]
             whole += len(read) == 10

@@ -27,7 +27,7 @@ SHORTER = {
     "python -m experiments.data_size": "--models CustomMLP --sizes 100 --seeds 1 --steps 2",
     "python tests/benchmark.py": "--rounds 1 --share 0.01",
     "torchrun --standalone --nproc-per-node 2 main.py": "--epochs 1",
-    "python main.py --data_dir my_digits --val_size 100 --recipe best --batch_size 16 --lr 0.02 "
+    "python main.py --data_dir my_digits --val_size 20 --recipe best --batch_size 16 --lr 0.02 "
     "--epochs 60": "--epochs 20",
 }
 

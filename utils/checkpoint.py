@@ -17,6 +17,7 @@ from utils.distributed import rank
 from utils.files import UserError, atomic_write
 
 RUNS = Path("runs")
+PARTS = ("model", "settings")  # of every checkpoint and file of weights
 LOAD_ERRORS = (
     # A damaged file.
     *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile),
@@ -128,8 +129,8 @@ def _load(path: Path) -> dict[str, Any]:
             if name := file.testzip():
                 raise ValueError(f"{name} is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if not (content["model"] and content["settings"]):
-            raise ValueError("a part is empty")
+        if not all(isinstance(content[part], dict) and content[part] for part in PARTS):
+            raise ValueError("a part is missing")
     except LOAD_ERRORS as error:
         raise _unreadable(path, error) from error
     return content
@@ -226,10 +227,15 @@ def load_weights(source: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """
     path = find_weights(source)
     content = _load(path)
-    settings = content["settings"]
-    if not {"model_type", "deskew"} <= settings.keys():
-        raise _unreadable(path, KeyError("model_type"))
-    return settings, content["model"]
+    settings, weights = content["settings"], content["model"]
+    try:
+        if not isinstance(settings["model_type"], str) or not isinstance(settings["deskew"], bool):
+            raise ValueError("settings of another kind")
+        if not all(torch.isfinite(value).all() for value in weights.values()):
+            raise ValueError("weights that are not finite")
+    except LOAD_ERRORS as error:
+        raise _unreadable(path, error) from error
+    return settings, weights
 
 
 def initialize(model: nn.Module, args: Any) -> nn.Module:

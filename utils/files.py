@@ -32,7 +32,7 @@ def write_all(files: Mapping[Path, bytes | memoryview]) -> None:
     Raises:
         UserError: if the disk is full or a folder can't be written; earlier files stay.
     """
-    staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    staged = {path: path.parent / f".{path.name}.{os.getpid()}.tmp" for path in files}
     try:
         try:
             for path, content in files.items():

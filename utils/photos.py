@@ -5,6 +5,7 @@ from paper, connected components put together to digits, each digit scaled and c
 were. Ink and masks are arrays [H, W], boxes (left, top, right, bottom) in pixels.
 """
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,14 +19,13 @@ SIDE, BOX = 28, 20  # pixels: of an image, and of the box that the digit is scal
 MAX_PIXELS = 50_000_000
 MAX_DIGITS = 100
 WORKING_SIDE = 1200  # pixels; larger pictures are looked at in this size
-MIN_CONTRAST = 0.08  # of ink against paper, which is less than that of a hard pencil
-NEAR = 0.08  # of the height of a digit: pieces of ink no further apart are one
+MIN_CONTRAST = 0.08  # of ink against paper; a hard pencil has more
+NEAR = 0.08  # of the height of a digit: pieces of ink that are closer belong together
 SPECK = 0.02  # of the area of the largest piece of ink: smaller ones are dirt
 SMALLEST = 0.35  # of the height of the tallest digit: lower ones are dots, dashes and dirt
 THIN, THICK = 2.2, 4.0  # pixels of the 20x20 box: most of MNIST's strokes are between them
 FAINT = 4  # standard deviations of the noise below which nothing counts as ink
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, in place of which open_picture() has one
 Box = tuple[int, int, int, int]
 
 
@@ -46,7 +46,10 @@ def open_picture(path: Path) -> Image.Image:
         UserError: if there is no such file, it is no picture, damaged, or too large.
     """
     try:
-        with Image.open(path) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(path) as image,
+        ):  # of its own limit
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{path}: {image.width}x{image.height} pixels are more than "
@@ -56,6 +59,8 @@ def open_picture(path: Path) -> Image.Image:
             return _flatten(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a picture, or damaged ({error})") from error
 
@@ -154,7 +159,8 @@ def otsu(values: np.ndarray) -> float:
 def remove_lines(ink: np.ndarray) -> np.ndarray:
     """Return ink [H, W] without the lines of ruled or squared paper, askew by up to 4 degrees.
 
-    A line is what goes on from one side to the other: what almost all of 32 strips have in a row.
+    A line reaches from one side to the other: of 32 strips that part the picture, the outermost
+    and seven eighths of all show it in the same row.
     """
     for _ in range(2):  # the rows, then the columns
         ink = _remove_rows(ink).T
@@ -169,7 +175,8 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     for slope in np.tan(np.radians(np.arange(-4, 4.01, 0.25))):
         shifts = np.round(slope * centres).astype(int)
         rows = [np.roll(strip, -shift) for strip, shift in zip(strips, shifts, strict=True)]
-        profile = np.sort(rows, axis=0)[len(rows) // 8]
+        # The ends too, which the strokes of a digit do not reach.
+        profile = np.minimum(np.sort(rows, axis=0)[len(rows) // 8], np.minimum(rows[0], rows[-1]))
         if (profile**2).sum() > (best**2).sum():
             best, best_slope = profile, slope
     if not best.any():
@@ -222,7 +229,7 @@ def _hull(one: Box, other: Box) -> Box:
 
 
 def _is_edge(box: Box, shape: tuple[int, ...]) -> bool:
-    """Return whether a piece of ink is the edge of the paper, or what is left of a line."""
+    """Return whether a piece of ink at the border is no digit: a sliver, or from side to side."""
     left, top, right, bottom = box
     height, width = shape
     at_border = left == 0 or top == 0 or right == width or bottom == height
@@ -242,17 +249,20 @@ def _same_digit(one: Box, other: Box) -> bool:
 
 def _reading_order(boxes: list[Box]) -> list[int]:
     """Return the indices of boxes, line by line, from left to right."""
+
+    def shared(one: Box, other: Box) -> float:
+        overlap = min(one[3], other[3]) - max(one[1], other[1])
+        return overlap / min(one[3] - one[1], other[3] - other[1])
+
+    # Each box goes on the line whose last box is beside it, so that lines may be askew.
     lines: list[list[int]] = []
-    for index in sorted(range(len(boxes)), key=lambda i: boxes[i][1] + boxes[i][3]):
-        _, top, _, bottom = boxes[index]
-        if lines:
-            line_top, line_bottom = np.mean([boxes[i] for i in lines[-1]], axis=0)[[1, 3]]
-            overlap = min(bottom, line_bottom) - max(top, line_top)
-            if overlap > 0.5 * min(bottom - top, line_bottom - line_top):
-                lines[-1].append(index)
-                continue
-        lines.append([index])
-    return [index for line in lines for index in sorted(line, key=lambda i: boxes[i][0])]
+    for index in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
+        line = max(lines, key=lambda own: shared(boxes[own[-1]], boxes[index]), default=None)
+        if line and shared(boxes[line[-1]], boxes[index]) > 0.5:
+            line.append(index)
+        else:
+            lines.append([index])
+    return [index for line in sorted(lines, key=lambda own: boxes[own[0]][1]) for index in line]
 
 
 def cut_out(ink: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -306,10 +316,11 @@ def find_digits(picture: Image.Image) -> list[Digit]:
         return [Digit((0, 0, SIDE, SIDE), np.asarray(picture.convert("L")))]
     step = -(-max(picture.size) // WORKING_SIDE)
     grey = np.asarray(picture.convert("L").reduce(step), np.float64)
-    _, _, groups = _separate(grey, max(grey.shape) / 3)
+    ink, labels, groups = _separate(grey, max(grey.shape) / 3)
     # Again, now that the size of the digits is known, so that smaller shadows do not count as ink.
     height = float(np.median([bottom - top for _, (_, top, _, bottom) in groups] or [0]))
-    ink, labels, groups = _separate(grey, 1.2 * height) if groups else (grey, grey, [])
+    if groups:
+        ink, labels, groups = _separate(grey, 1.2 * height)
     if not 0 < len(groups) <= MAX_DIGITS:
         raise ValueError(f"more than {MAX_DIGITS} digits" if groups else "no ink found")
     digits = []
