@@ -201,9 +201,7 @@ def test_picture_of_a_test_is_named_after_the_weights(place, test_split, cli, re
     write_archives(place / "data", real, 1, 50)
     (place / "elsewhere").mkdir()
     shutil.copy(predict.WEIGHTS / "CustomMLP.pt", "elsewhere/own.pt")
-    code, _, err = cli(
-        predict, "--test", "data/test.tar", "--run", "elsewhere/../elsewhere/own.pt"
-    )
+    code, _, err = cli(predict, "--test", "data/test.tar", "--run", "elsewhere/../elsewhere/own.pt")
     assert (code, err) == (0, "")
     assert [path.name for path in Path("plots").rglob("*")] == ["confusion_matrix_own.png"]
 
