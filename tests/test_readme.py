@@ -92,7 +92,7 @@ def test_commands_run_and_leave_git_clean(workplace, real, run_line, monkeypatch
         if run["settings"]["val_size"]
     ]  # fmt: skip
     assert digits["history"][-1]["val_accuracy"] > 85
-    names = {path.name[:5] for path in own.iterdir()}
+    names = {path.name[:5] for path in own.glob("*.png")}
     assert len(names) == 605 and "00600" in names  # the five of sheet.jpg
     assert load_run("mine")[1]["settings"]["init"] == "data/weights/LeNet5.pt"
 
