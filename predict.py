@@ -162,8 +162,10 @@ def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
     if shown:
         path = PLOTS / "predictions.png"
         atomic_write(path, plots.plot_predictions(shown))
+        count = len(flags.pictures) - failed
         if not flags.json:
-            print(path)
+            more = f" (the first {len(shown)} of {count})" if count > len(shown) else ""
+            print(f"{path}{more}")
     if failed:
         sys.exit(2)
 

@@ -20,6 +20,7 @@ import predict
 from dataset import normalise
 from main import Args
 from model import MODELS
+from utils import plots
 from utils.archives import parse_name
 from utils.augment import deskew
 from utils.checkpoint import RUNS, load_weights, pack_weights
@@ -112,6 +113,13 @@ def test_a_line_for_each_picture_and_a_plot(place, test_split, cli):
     assert re.fullmatch(rf"row\.jpg: {digits[1:]} \(\d+\.\d %\)", row)
     assert plot == "plots/predictions.png"
     assert Image.open(plot).size[0] > 1000
+
+
+def test_only_so_many_pictures_are_drawn_and_it_says_so(place, test_split, cli):
+    take_picture(place / "one.jpg", test_split, [0])
+    code, out, err = cli(predict, *["one.jpg"] * (plots.MAX_PICTURES + 1))
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "plots/predictions.png (the first 8 of 9)"
 
 
 def test_json_holds_boxes_and_probabilities(place, test_split, cli):
