@@ -30,6 +30,7 @@ from torch import nn
 from dataset import MNIST, Split, normalise
 from model import MODELS, TITLES
 from utils import page, plots
+from utils.analysis import confusion
 from utils.archives import SUFFIXES, decode_member, list_images, parse_name, read_archive
 from utils.augment import deskew_batch
 from utils.checkpoint import acquire_lock, find_weights, load_weights, put_weights
@@ -89,6 +90,12 @@ def classify(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([classifier(batch) for batch in images.unsqueeze(1).split(BATCH)])
 
 
+def classify_digits(classifier: Classifier, digits: list[Digit]) -> np.ndarray:
+    """Return the probabilities float32 [N, 10] of digits found in a picture."""
+    images = torch.from_numpy(np.stack([digit.image for digit in digits]))
+    return classify(classifier, images).softmax(dim=1).numpy()
+
+
 # --- Pictures ---------------------------------------------------------------------------------
 
 
@@ -105,8 +112,7 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, list[
         raise UserError(
             f"{path}: {error}; show nothing but paper, closer, with digits in dark ink or in chalk"
         ) from error
-    images = torch.from_numpy(np.stack([digit.image for digit in digits]))
-    return picture, digits, classify(classifier, images).softmax(dim=1).numpy()
+    return picture, digits, classify_digits(classifier, digits)
 
 
 def describe_picture(path: Path, digits: list[Digit], shares: np.ndarray, as_json: bool) -> str:
@@ -199,8 +205,7 @@ def test_images(classifier: Classifier, source: Path, name: str) -> None:
     logits = classify(classifier, images)
     predictions = logits.argmax(dim=1)
     hits = int((predictions == labels).sum())
-    counts = np.zeros((10, 10), dtype=int)
-    np.add.at(counts, (labels.numpy(), predictions.numpy()), 1)
+    counts = confusion(predictions.unsqueeze(0).numpy(), labels.numpy())
     print(
         f"{name} on {source}: {len(labels):,} images, loss "
         f"{F.cross_entropy(logits, labels).item():.4f}, accuracy {100 * hits / len(labels):.2f} % "
@@ -223,7 +228,7 @@ def shipped_test_images() -> Split:
 def write_page(path: Path, run: str | None) -> None:
     """Write a web page that holds all three networks; a run takes the place of its network."""
     classifiers = {name: load_classifier(WEIGHTS / f"{name}.pt") for name in page.LAYERS}
-    if run:
+    if run is not None:
         own = load_classifier(run)
         classifiers[own.model_type] = own
     images, labels = shipped_test_images()

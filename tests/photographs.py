@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from predict import WEIGHTS, classify, load_classifier, shipped_test_images
+from predict import WEIGHTS, classify_digits, load_classifier, shipped_test_images
 from utils.files import run_command, with_table, write_all
 from utils.photos import find_digits
 from utils.plots import plot_predictions
@@ -139,8 +139,7 @@ def is_read(number: int, length: int) -> bool:
         digits = find_digits(Image.open(io.BytesIO(content)).convert("RGB"))
     except ValueError:  # nothing found
         return False
-    found = torch.from_numpy(np.stack([digit.image for digit in digits]))
-    answers = classify(load_classifier(WEIGHTS / "LeNet5.pt"), found).argmax(dim=1)
+    answers = classify_digits(load_classifier(WEIGHTS / "LeNet5.pt"), digits).argmax(axis=1)
     return answers.tolist() == labels[chosen].tolist()
 
 
@@ -161,8 +160,7 @@ def draw_examples() -> bytes:
         content = photograph(images[chosen].numpy(), generator)
         picture = Image.open(io.BytesIO(content)).convert("RGB")
         digits = find_digits(picture)
-        found = torch.from_numpy(np.stack([digit.image for digit in digits]))
-        shares = classify(classifier, found).softmax(dim=1).numpy()
+        shares = classify_digits(classifier, digits)
         shown.append((f"photograph {number + 1}", np.asarray(picture), digits, shares))
     return plot_predictions(shown)
 
