@@ -60,29 +60,17 @@ class Args:
     elastic: float = setting(0.0, "random elastic distortion, standard deviation in pixels", 0, 28)
 
 
-# Named sets of settings; what a recipe leaves out is as in the args block.
-RECIPES: dict[str, dict[str, Any]] = {
+# Sets of settings; what a recipe leaves out is as in the args block.
+Settings = dict[str, Any]
+ONECYCLE: Settings = {"schedule": "onecycle", "lr": 0.1, "label_smoothing": 0.05, "deskew": True}
+AUGMENTED: Settings = {"rotate": 7.0, "shift": 1.0, "stretch": 0.1, "shear": 0.1, "elastic": 0.3}
+BEST: Settings = ONECYCLE | AUGMENTED | {"weight_decay": 0.0003}
+LONG: Settings = {"epochs": 240, "batch_size": 256, "lr": 0.4, "weight_decay": 0.0001}
+RECIPES: dict[str, Settings] = {
     "baseline": {},
-    "best": {
-        "schedule": "onecycle",
-        "lr": 0.1,
-        "label_smoothing": 0.05,
-        "weight_decay": 0.0003,
-        "deskew": True,
-        "rotate": 7.0,
-        "shift": 1.0,
-        "stretch": 0.1,
-        "shear": 0.1,
-        "elastic": 0.3,
-    },
-    "fast": {
-        "model_type": "LeNet5_regularization",
-        "epochs": 1,
-        "schedule": "onecycle",
-        "lr": 0.1,
-        "label_smoothing": 0.05,
-        "deskew": True,
-    },
+    "best": BEST,
+    "record": BEST | LONG | {"model_type": "CustomMLP"},
+    "fast": ONECYCLE | {"model_type": "LeNet5_regularization", "epochs": 1},
 }
 EVALUATION_BATCH = 1000  # images; without gradients larger batches are faster
 

@@ -3,8 +3,9 @@
     python -m experiments.ablation             5 seeds per step, the last 10,000 training images
     python -m experiments.ablation --publish   also renew what the README shows
 
-Goes from the baseline to main.py's best recipe one step at a time, then tries a few changes more
-that were not kept. The test set is not touched. Finished runs are kept in runs/compare/.
+Goes from the baseline to main.py's best recipe one step at a time and on to its record recipe, and
+tries a few changes of the best one that were not kept. The test set is not touched. Finished runs
+are kept in runs/compare/.
 """
 
 if __name__ == "__main__":
@@ -56,22 +57,34 @@ STEPS = {
     "deskewing": _of_best("deskew"),
     "lr 0.1": _of_best("lr"),
 }
-# Each extra changes these settings of the best recipe; none was kept.
+# Each of these changes the best recipe; a recipe of one network is tried with that alone.
+KEPT = {"240 epochs, batches of 256, lr 0.4, weight decay 0.0001": RECIPES["record"]}
 EXTRAS = {
     "lr 0.2": {"lr": 0.2},
     "label smoothing 0.1": {"label_smoothing": 0.1},
 }
+BLOCKS = {  # -> head of their table
+    "best": "step",
+    "record": "on top of the best recipe, kept as `record`",
+    "extra": "on top of the best recipe, not kept",
+}
 
 
-def all_steps() -> list[tuple[str, str, dict[str, Any]]]:
-    """Return (name, name of the step it is compared with, settings) of steps, then extras."""
-    settings: dict[str, Any] = {}
+def _block(name: str) -> str:
+    return "best" if name in STEPS else "record" if name in KEPT else "extra"
+
+
+def all_steps(model_type: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return (name, name of the step it is compared with, settings) of a network's steps."""
+    settings: dict[str, Any] = {"model_type": model_type}
     found, before = [], ""
     for name, change in STEPS.items():
         settings = settings | change
         found.append((name, before, settings))
         before = name
-    return found + [(name, before, BEST | change) for name, change in EXTRAS.items()]
+    changes = [(name, settings | change) for name, change in (KEPT | EXTRAS).items()]
+    own = [(name, changed) for name, changed in changes if changed["model_type"] == model_type]
+    return found + [(name, before, changed) for name, changed in own]
 
 
 def measure(model_type: str, accuracies: dict[str, list[float]]) -> list[dict[str, Any]]:
@@ -82,9 +95,9 @@ def measure(model_type: str, accuracies: dict[str, list[float]]) -> list[dict[st
         accuracies: of each step's runs, in the order of the seeds, by which gains are paired.
     """
     measured = []
-    for name, before, settings in all_steps():
+    for name, before, settings in all_steps(model_type):
         own = accuracies[name]
-        step = {"model_type": model_type, "step": name, "extra": name in EXTRAS}
+        step: dict[str, Any] = {"model_type": model_type, "step": name, "block": _block(name)}
         step |= {"settings": settings, "accuracies": own, "accuracy": describe(own)}
         if before:
             gains = [new - old for new, old in zip(own, accuracies[before], strict=True)]
@@ -98,21 +111,23 @@ def render(ablation: dict[str, Any]) -> str:
     found = {(step["model_type"], step["step"]): step for step in ablation["steps"]}
     models = list(dict.fromkeys(model_type for model_type, _ in found))
     parts = []
-    for title, extra in (("step", False), ("on top of the best recipe, not kept", True)):
-        heads, rows = [title], []
+    for block, head in BLOCKS.items():
+        heads, rows = [head], []
         for model_type in models:
             heads += [TITLES[model_type], "gain"]
-        for name in dict.fromkeys(s["step"] for s in ablation["steps"] if s["extra"] == extra):
+        for name in dict.fromkeys(s["step"] for s in ablation["steps"] if s["block"] == block):
             rows.append([name])
-            for step in (found[model_type, name] for model_type in models):
+            for step in (found.get((model_type, name), {}) for model_type in models):
+                accuracy = format_mean(step["accuracy"], 2) if step else ""
                 gain = format_mean(step["gain"], 2, "+") if "gain" in step else ""
-                rows[-1] += [format_mean(step["accuracy"], 2), gain]
-        parts.append(markdown(heads, rows))
+                rows[-1] += [accuracy, gain]
+        if rows:
+            parts.append(markdown(heads, rows))
     parts.append(
         f"Accuracy in percent on {ablation['val_size']:,} validation images, the last of the "
         f"training set; means of {ablation['seeds']} seeds (0 to {ablation['seeds'] - 1}), in "
         f"brackets the {ablation['method']}. A gain is paired by seed, against the step above or, "
-        f"for the changes not kept, against the best recipe. Data: {ablation['data']}. PyTorch "
+        f"on top of the best recipe, against that. Data: {ablation['data']}. PyTorch "
         f"{ablation['versions']['torch']} on {ablation['processor']}."
     )
     return "\n\n".join(parts)
@@ -137,7 +152,7 @@ def parse_flags() -> argparse.Namespace:
         "--models", nargs="+", default=NETWORKS, help=f"networks (default: {' '.join(NETWORKS)})"
     )
     parser.add_argument("--seeds", type=int, default=5, help="runs per step (default: 5)")
-    parser.add_argument("--epochs", type=int, default=Args.epochs, help="per run (default: 20)")
+    parser.add_argument("--epochs", type=int, help="per run (default: those of each step)")
     parser.add_argument("--val_size", type=int, default=VAL_SIZE, help="images (default: 10000)")
     parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
     parser.add_argument("--publish", action="store_true", help="renew what the README shows")
@@ -150,14 +165,13 @@ def parse_flags() -> argparse.Namespace:
 
 def train_steps(flags: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
     """Train what is missing; return (network, step) -> final validation accuracies by seed."""
-    shared = {"epochs": flags.epochs, "val_size": flags.val_size, "data_dir": flags.data_dir}
+    shared: dict[str, Any] = {"val_size": flags.val_size, "data_dir": flags.data_dir}
+    if flags.epochs is not None:
+        shared["epochs"] = flags.epochs
     runs = {
-        (model_type, name): [
-            Args(model_type=model_type, seed=seed, **(shared | settings))
-            for seed in range(flags.seeds)
-        ]
+        (model_type, name): [Args(seed=seed, **(settings | shared)) for seed in range(flags.seeds)]
         for model_type in dict.fromkeys(flags.models)
-        for name, _, settings in all_steps()
+        for name, _, settings in all_steps(model_type)
     }
     for own in runs.values():
         splits = load_data(own[0])  # before any training, so that mistakes show at once
@@ -188,6 +202,7 @@ def main() -> None:
         own = {name: values for (owner, name), values in accuracies.items() if owner == model_type}
         measured += measure(model_type, own)
     ablation = {
+        # "epochs" of all runs, None if each has its step's own.
         **{"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size, "data": data},
         **{**describe_setup(args), "steps": measured},
     }

@@ -27,19 +27,25 @@ def committed():
 
 
 def test_the_steps_lead_from_the_baseline_to_the_best_recipe():
-    found = ablation.all_steps()
-    assert found[0] == ("baseline", "", {})
+    found = ablation.all_steps("CustomMLP")
+    network = {"model_type": "CustomMLP"}
+    assert found[0] == ("baseline", "", network)
     steps = [step for step in found if step[0] in ablation.STEPS]
-    assert steps[-1][2] == main.RECIPES["best"]
+    assert steps[-1][2] == main.RECIPES["best"] | network
     for below, above in pairwise(steps):
         assert above[1] == below[0]
         assert below[2] != above[2] and below[2].keys() <= above[2].keys()  # nothing is taken away
     for name, compared_with, settings in found[len(steps) :]:
-        assert compared_with == steps[-1][0] and settings != main.RECIPES["best"], name
+        assert compared_with == steps[-1][0] and settings != steps[-1][2], name
+    # What is kept of one network is no step of another.
+    (kept,) = ablation.KEPT
+    assert found[len(steps)][0] == kept and found[len(steps)][2] == main.RECIPES["record"]
+    assert kept not in [name for name, *_ in ablation.all_steps("LeNet5")]
 
 
 def test_gains_are_paired_by_seed(monkeypatch):
     monkeypatch.setattr(ablation, "STEPS", {"baseline": {}, "schedule": {"schedule": "onecycle"}})
+    monkeypatch.setattr(ablation, "KEPT", {})
     monkeypatch.setattr(ablation, "EXTRAS", {"aside": {"lr": 9.0}})
     accuracies = {"baseline": [97.0, 98.0], "schedule": [97.5, 98.7], "aside": [97.4, 98.5]}
     first, second, aside = ablation.measure("LeNet5", accuracies)
@@ -47,7 +53,7 @@ def test_gains_are_paired_by_seed(monkeypatch):
     assert second["gain"]["mean"] == pytest.approx(0.6)
     # t with 1 degree of freedom is 12.706, the standard error 0.1.
     assert second["gain"]["interval"] == pytest.approx([0.6 - 1.2706, 0.6 + 1.2706], abs=1e-3)
-    assert aside["extra"] and aside["compared_with"] == "schedule"
+    assert aside["block"] == "extra" and aside["compared_with"] == "schedule"
     assert aside["gain"]["mean"] == pytest.approx(-0.15)
 
 
@@ -59,10 +65,12 @@ def test_results_page_holds_the_committed_ablation():
 def test_committed_ablation_is_of_these_steps_and_follows_from_its_runs():
     found = committed()
     assert found["method"] == METHOD
-    assert (found["seeds"], found["epochs"], found["val_size"]) == (5, 20, 10_000)
+    assert (found["seeds"], found["epochs"], found["val_size"]) == (5, None, 10_000)
     for model_type in ("LeNet5", "CustomMLP"):
         own = [step for step in found["steps"] if step["model_type"] == model_type]
-        assert [step["step"] for step in own] == [name for name, *_ in ablation.all_steps()]
+        assert [step["step"] for step in own] == [
+            name for name, *_ in ablation.all_steps(model_type)
+        ]
         accuracies = {step["step"]: step["accuracies"] for step in own}
         assert own == ablation.measure(model_type, accuracies)
 
@@ -72,6 +80,7 @@ def short(workplace, monkeypatch):
     """Two steps and an extra, without a test set, and a page to publish on."""
     (workplace / "data/test.tar").unlink()
     monkeypatch.setattr(ablation, "STEPS", {"baseline": {}, "higher lr": {"lr": 0.05}})
+    monkeypatch.setattr(ablation, "KEPT", {})
     monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
     RESULTS.mkdir(parents=True)
     (RESULTS / "README.md").write_text("{}\n{}\n".format(*markers("ablation")))

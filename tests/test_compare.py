@@ -35,6 +35,7 @@ QUICK = ("--models", "CustomMLP", "LeNet5", "--epochs", 2, "--lr", 0.02, "--seed
 COMMITTED = {
     "baseline": (range(10), list(MODELS)),
     "best": (range(10, 20), list(MODELS)),
+    "record": (range(30, 40), ["CustomMLP"]),
     "fast": (range(10, 20), ["LeNet5_regularization"]),
 }
 
@@ -376,7 +377,7 @@ def test_a_trial_is_not_published(publishable, cli, monkeypatch, flags, tells):
     (("--seeds", 0), "--seeds 0"),
     (("--models", "VGG"), "LeNet5, LeNet5_regularization, CustomMLP"),
     (("--lr", -1), "--lr -1"),
-    (("--recipe", "secret"), "baseline, best, fast"),
+    (("--recipe", "secret"), "baseline, best, record, fast"),
     (("--seed", 3), "--seed"),
 ])  # fmt: skip
 def test_wrong_flags_are_refused_at_once(workplace, cli, flags, tells):

@@ -259,7 +259,7 @@ def test_place_that_is_no_folder_is_one_line(small, cli, place):
 
 def test_baseline_is_the_args_block():
     assert RECIPES["baseline"] == {}
-    assert set(RECIPES) == {"baseline", "best", "fast"}
+    assert set(RECIPES) == {"baseline", "best", "record", "fast"}
 
 
 def test_every_added_setting_is_used_by_a_recipe():

@@ -111,6 +111,8 @@ def test_confusion_shows_means_and_percent_and_colours_what_is_right(drawn):
     right, errors = (image.to_rgba(image.get_array()) for image in axis.images)
     assert right[2, 2, :3].min() < 0.7 < errors[2, 3, :3].min()  # blue, and nearly white
     assert right[2, 2, 3] == 1 and errors[2, 2, 3] == 0 == right[2, 3, 3]
+    plots.plot_confusion("LeNet-5", counts.round(), 1)  # images of one run are whole
+    assert drawn[1].axes[0].texts[0].get_text() == "978\n100.0 %"
 
 
 def test_misread_images_have_their_labels_and_what_networks_say(drawn, digits):
@@ -150,8 +152,8 @@ def test_panels_of_the_ablation_have_one_scale_and_keep_their_labels(drawn):
     plots.plot_ablation(steps, TITLES)
     one, other = drawn[0].axes
     assert one.get_xlim() == other.get_xlim()
-    for axis in (one, other):
-        assert len(axis.texts) == 8
+    for axis, count in ((one, 8), (other, 9)):  # what was kept for the MLP alone
+        assert len(axis.texts) == count
         for text in axis.texts:
             assert text.get_window_extent().x1 < axis.bbox.x1
 

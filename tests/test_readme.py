@@ -20,6 +20,7 @@ CODE = ("*.py", "utils/*.py", "experiments/*.py", "utils/*.html", "tests/benchma
 SHORTER = {
     "python main.py": "--epochs 2",
     "python main.py --recipe best": "--epochs 1",
+    "python main.py --recipe record": "--epochs 1",
     "python compare.py": "--models CustomMLP --seeds 1 --epochs 1",
     "python compare.py --recipe best --first_seed 10": "--models CustomMLP --seeds 1 --epochs 1",
     "python -m experiments.ablation": "--models CustomMLP --seeds 1 --epochs 1 --val_size 100",

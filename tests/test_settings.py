@@ -74,7 +74,7 @@ def test_values_beyond_the_limits_are_refused(name, value, words):
 
 @pytest.mark.parametrize("flags, words", [
     (("--model_type", "VGG"), "VGG: unknown; known are LeNet5, LeNet5_regularization, CustomMLP"),
-    (("--recipe", "secret"), "secret: unknown; known are baseline, best, fast"),
+    (("--recipe", "secret"), "secret: unknown; known are baseline, best, record, fast"),
     (("--schedule", "wild"), "wild: unknown; known are constant, onecycle"),
     (("--epochs", 0), "--epochs 0"),
     (("--epochs", -3), "--epochs -3"),

@@ -50,11 +50,12 @@ def test_what_sets_the_training_figures_apart():
 @pytest.fixture
 def committed():
     """The committed results, recipe -> results, which a test may change."""
-    return {name: copy.deepcopy(results(name)) for name in ("baseline", "best", "fast")}
+    return {name: copy.deepcopy(results(name)) for name in ("baseline", "best", "record", "fast")}
 
 
 def find(committed, *pairs):
-    return findings(committed, TITLES, *(pairs or (CONTRAST, REGULARIZATION))).splitlines()
+    pairs = pairs or (CONTRAST, REGULARIZATION)
+    return findings(committed, TITLES, {"record": "best"}, *pairs).splitlines()
 
 
 def pair_of(committed, recipe, names):
@@ -83,13 +84,17 @@ def test_a_reversed_difference_reverses_the_finding(committed):
     assert f"CustomMLP is better than LeNet-5 by {changed['mean']:.2f} points with `best`" in line
 
 
-def test_recipes_are_compared_with_the_first(committed):
+def test_recipes_are_compared_with_the_first_or_with_the_one_they_extend(committed):
     best, fast = (next(f for f in find(committed) if f.startswith(f"- `{name}`"))
                   for name in ("best", "fast"))  # fmt: skip
     means = [committed[name]["networks"]["CustomMLP"]["test_accuracy"]["mean"]
              for name in ("baseline", "best")]  # fmt: skip
     assert f"{means[1] - means[0]:+.2f} points for CustomMLP" in best and "reverse" not in best
     assert fast.startswith("- `fast` (1 epoch) against `baseline` (20 epochs): ")
+    without_best = {name: one for name, one in committed.items() if name != "best"}
+    for known, other in ((committed, "best"), (without_best, "baseline")):
+        start = f"- `record` (240 epochs) against `{other}` (20 epochs): "
+        assert any(line.startswith(start) for line in find(known))
     # Runs as far apart as 98 and 99.9 leave a doubt.
     for seed, run in enumerate(committed["best"]["runs"]):
         if run["model_type"] == "CustomMLP":

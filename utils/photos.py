@@ -336,7 +336,7 @@ def find_digits(picture: Image.Image) -> list[Digit]:
 
 # --- One digit, as MNIST was made -------------------------------------------------------------
 # LeCun et al., 1998, section III.A: fitted with antialiasing into a 20x20 box, then placed so that
-# its centre of mass is in the middle of the 28x28 image.
+# its centre of mass is at pixel 14 of the 28x28 image, counted from 0.
 
 
 def area_weights(size: int, new_size: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Every plot of this project: from plain numbers to the bytes of a PNG."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -249,9 +250,10 @@ def plot_confusion(title: str, counts: np.ndarray, runs: int) -> bytes:
     for (row, column), count in np.ndenumerate(counts):
         if count:
             share = percent[row, column]
+            number = f"{count:,.1f}" if runs > 1 else f"{count:,.0f}"
             dark = row != column and norm(share) > 0.75
             axis.text(
-                column, row, f"{count:,.1f}\n{share:.1f} %" if share >= 0.05 else f"{count:,.1f}",
+                column, row, f"{number}\n{share:.1f} %" if share >= 0.05 else number,
                 ha="center", va="center", fontsize=8, color="white" if dark else "black",
                 weight="bold" if row == column else "normal",
             )  # fmt: skip
@@ -432,7 +434,7 @@ def plot_ablation(steps: list[dict[str, Any]], titles: Titles) -> bytes:
     """Draw each network's ablation: a row per step, its runs as dots, the mean and its interval.
 
     Args:
-        steps: as in ablation.json: model_type, step, extra, accuracies (percent), accuracy.
+        steps: as in ablation.json: model_type, step, block, accuracies (percent), accuracy.
         titles: of the networks.
     """
     models = _networks(steps)
@@ -441,7 +443,9 @@ def plot_ablation(steps: list[dict[str, Any]], titles: Titles) -> bytes:
         layout="constrained",
     )  # fmt: skip
     for axis, model_type in zip(axes[0], models, strict=True):
-        own = [step for step in steps if step["model_type"] == model_type and not step["extra"]]
+        own = [
+            step for step in steps if step["model_type"] == model_type and step["block"] != "extra"
+        ]
         colour = _colour(titles, model_type)
         means = [step["accuracy"]["mean"] for step in own]
         axis.plot(means, range(len(own)), "D-", color=colour, lw=1)
@@ -454,7 +458,7 @@ def plot_ablation(steps: list[dict[str, Any]], titles: Titles) -> bytes:
                 f"{mean:.2f}", (max(high, *accuracies), row), xytext=(6, 0),
                 textcoords="offset points", va="center",
             )  # fmt: skip
-        axis.set_yticks(range(len(own)), [step["step"] for step in own])
+        axis.set_yticks(range(len(own)), [textwrap.fill(step["step"], 36) for step in own])
         axis.set(ylim=(len(own) - 0.5, -0.6), xlabel="Accuracy on validation images (%)")
         axis.set_title(titles[model_type])
         axis.margins(x=0.2)

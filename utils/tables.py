@@ -114,20 +114,25 @@ def gallery(results: Results, recipe: str, titles: Titles) -> str:
 def findings(
     results: Mapping[str, Results],
     titles: Titles,
+    compared_with: Mapping[str, str],
     contrast: tuple[str, str],
     *pairs: tuple[str, str],
 ) -> str:
     """Return what published results say, as a list.
 
     Args:
-        results: of each recipe; the others are compared with the first.
+        results: of each recipe.
         titles: of the networks.
+        compared_with: recipe -> the one it is compared with, which is else the first.
         contrast: the networks to compare, and then the images that only the second misreads.
         pairs: other networks to compare.
     """
     first, *others = results
     lines = [_compare_networks(results, pair, titles) for pair in (contrast, *pairs)]
-    lines += [_compare_recipes(results, first, recipe, titles) for recipe in others]
+    for recipe in others:
+        wanted = compared_with.get(recipe, first)
+        other = wanted if wanted in results else first
+        lines.append(_compare_recipes(results, other, recipe, titles))
     lines.append(_count_hard_images(results, contrast, titles))
     return "\n".join(f"- {line}." for line in lines if line)
 
