@@ -79,7 +79,8 @@ def test_committed_ablation_is_of_these_steps_and_follows_from_its_runs():
 def short(workplace, monkeypatch):
     """Two steps and an extra, without a test set, and a page to publish on."""
     (workplace / "data/test.tar").unlink()
-    monkeypatch.setattr(ablation, "STEPS", {"baseline": {}, "higher lr": {"lr": 0.05}})
+    steps = {"baseline": {"epochs": 1}, "higher lr": {"lr": 0.05}}
+    monkeypatch.setattr(ablation, "STEPS", steps)
     monkeypatch.setattr(ablation, "KEPT", {})
     monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
     RESULTS.mkdir(parents=True)
@@ -110,7 +111,6 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(short, cli, monkeypa
     assert (code, out, err.count("\n")) == (2, "", 1) and "--publish" in err
     for name, value in (("VAL_SIZE", 300), ("NETWORKS", ["CustomMLP"])):
         monkeypatch.setattr(ablation, name, value)
-    monkeypatch.setattr(main.Args, "epochs", 1)
     code, out, err = cli(ablation, "--publish")
     assert (code, out, err.count("\n")) == (2, "", 1) and "--data_dir data" in err
     assert [path.name for path in RESULTS.iterdir()] == ["README.md"]

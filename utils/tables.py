@@ -114,7 +114,7 @@ def gallery(results: Results, recipe: str, titles: Titles) -> str:
 def findings(
     results: Mapping[str, Results],
     titles: Titles,
-    compared_with: Mapping[str, str],
+    extends: Mapping[str, str],
     contrast: tuple[str, str],
     *pairs: tuple[str, str],
 ) -> str:
@@ -123,16 +123,18 @@ def findings(
     Args:
         results: of each recipe.
         titles: of the networks.
-        compared_with: recipe -> the one it is compared with, which is else the first.
+        extends: recipe -> the recipe it is compared with in place of the first.
         contrast: the networks to compare, and then the images that only the second misreads.
         pairs: other networks to compare.
     """
     first, *others = results
     lines = [_compare_networks(results, pair, titles) for pair in (contrast, *pairs)]
+    compared: dict[str, list[str]] = {}
     for recipe in others:
-        wanted = compared_with.get(recipe, first)
-        other = wanted if wanted in results else first
-        lines.append(_compare_recipes(results, other, recipe, titles))
+        base = extends.get(recipe, "")
+        old, line = (base, base) if base in results else (first, recipe)
+        compared.setdefault(line, []).append(_compare_recipes(results, old, recipe, titles))
+    lines += ["; ".join(filter(None, found)) for found in compared.values()]
     lines.append(_count_hard_images(results, contrast, titles))
     return "\n".join(f"- {line}." for line in lines if line)
 
