@@ -61,6 +61,7 @@ def test_comments_layout_and_a_new_setting_change_nothing(code):
         "    epochs: int =",
         "    clip: float = setting(0.0, 'norm')\n    epochs: int =",
     )
+    edit(code / "main.py", '"weight_decay": 0.0003', '"weight_decay": 0.1')  # of a recipe
     assert group() == before
 
 
