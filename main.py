@@ -65,11 +65,10 @@ Settings = dict[str, Any]
 ONECYCLE: Settings = {"schedule": "onecycle", "lr": 0.1, "label_smoothing": 0.05, "deskew": True}
 AUGMENTED: Settings = {"rotate": 7.0, "shift": 1.0, "stretch": 0.1, "shear": 0.1, "elastic": 0.3}
 BEST: Settings = ONECYCLE | AUGMENTED | {"weight_decay": 0.0003}
-LONG: Settings = {"epochs": 240, "batch_size": 256, "lr": 0.4, "weight_decay": 0.0001}
 RECIPES: dict[str, Settings] = {
     "baseline": {},
     "best": BEST,
-    "record": BEST | LONG | {"model_type": "CustomMLP"},
+    "record": BEST | {"epochs": 80},
     "fast": ONECYCLE | {"model_type": "LeNet5_regularization", "epochs": 1},
 }
 EVALUATION_BATCH = 1000  # images; without gradients larger batches are faster

@@ -57,8 +57,8 @@ STEPS = {
     "deskewing": _of_best("deskew"),
     "lr 0.1": _of_best("lr"),
 }
-# Each of these changes the best recipe; a recipe of one network is tried with that alone.
-KEPT = {"240 epochs, batches of 256, lr 0.4, weight decay 0.0001": RECIPES["record"]}
+# Each of these changes the best recipe. KEPT sets the epochs, so --epochs leaves it out.
+KEPT = {"80 epochs": {"epochs": 80}}
 EXTRAS = {
     "lr 0.2": {"lr": 0.2},
     "label smoothing 0.1": {"label_smoothing": 0.1},
@@ -74,17 +74,16 @@ def _block(name: str) -> str:
     return "best" if name in STEPS else "record" if name in KEPT else "extra"
 
 
-def all_steps(model_type: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return (name, name of the step it is compared with, settings) of a network's steps."""
-    settings: dict[str, Any] = {"model_type": model_type}
+def all_steps() -> list[tuple[str, str, dict[str, Any]]]:
+    """Return (name, name of the step it is compared with, settings) of every block's steps."""
+    settings: dict[str, Any] = {}
     found, before = [], ""
     for name, change in STEPS.items():
         settings = settings | change
         found.append((name, before, settings))
         before = name
-    changes = [(name, settings | change) for name, change in (KEPT | EXTRAS).items()]
-    own = [(name, changed) for name, changed in changes if changed["model_type"] == model_type]
-    return found + [(name, before, changed) for name, changed in own]
+    changes = KEPT | EXTRAS
+    return found + [(name, before, settings | change) for name, change in changes.items()]
 
 
 def measure(model_type: str, accuracies: dict[str, list[float]]) -> list[dict[str, Any]]:
@@ -92,10 +91,12 @@ def measure(model_type: str, accuracies: dict[str, list[float]]) -> list[dict[st
 
     Args:
         model_type: the network's name.
-        accuracies: of each step's runs, in the order of the seeds, by which gains are paired.
+        accuracies: of each measured step's runs, by seed, by which gains are paired.
     """
     measured = []
-    for name, before, settings in all_steps(model_type):
+    for name, before, settings in all_steps():
+        if name not in accuracies:
+            continue
         own = accuracies[name]
         step: dict[str, Any] = {"model_type": model_type, "step": name, "block": _block(name)}
         step |= {"settings": settings, "accuracies": own, "accuracy": describe(own)}
@@ -117,10 +118,9 @@ def render(ablation: dict[str, Any]) -> str:
             heads += [TITLES[model_type], "gain"]
         for name in dict.fromkeys(s["step"] for s in ablation["steps"] if s["block"] == block):
             rows.append([name])
-            for step in (found.get((model_type, name), {}) for model_type in models):
-                accuracy = format_mean(step["accuracy"], 2) if step else ""
+            for step in (found[model_type, name] for model_type in models):
                 gain = format_mean(step["gain"], 2, "+") if "gain" in step else ""
-                rows[-1] += [accuracy, gain]
+                rows[-1] += [format_mean(step["accuracy"], 2), gain]
         if rows:
             parts.append(markdown(heads, rows))
     parts.append(
@@ -152,7 +152,7 @@ def parse_flags() -> argparse.Namespace:
         "--models", nargs="+", default=NETWORKS, help=f"networks (default: {' '.join(NETWORKS)})"
     )
     parser.add_argument("--seeds", type=int, default=5, help="runs per step (default: 5)")
-    parser.add_argument("--epochs", type=int, help="per run (default: those of each step)")
+    parser.add_argument("--epochs", type=int, help="per run (default: 20, or the step's)")
     parser.add_argument("--val_size", type=int, default=VAL_SIZE, help="images (default: 10000)")
     parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
     parser.add_argument("--publish", action="store_true", help="renew what the README shows")
@@ -169,9 +169,13 @@ def train_steps(flags: argparse.Namespace) -> dict[tuple[str, str], list[float]]
     if flags.epochs is not None:
         shared["epochs"] = flags.epochs
     runs = {
-        (model_type, name): [Args(seed=seed, **(settings | shared)) for seed in range(flags.seeds)]
+        (model_type, name): [
+            Args(model_type=model_type, seed=seed, **(settings | shared))
+            for seed in range(flags.seeds)
+        ]
         for model_type in dict.fromkeys(flags.models)
-        for name, _, settings in all_steps(model_type)
+        for name, _, settings in all_steps()
+        if flags.epochs is None or name not in KEPT
     }
     for own in runs.values():
         splits = load_data(own[0])  # before any training, so that mistakes show at once

@@ -26,21 +26,18 @@ def committed():
     return json.loads((ROOT / "plots/results/ablation.json").read_text())
 
 
-def test_the_steps_lead_from_the_baseline_to_the_best_recipe():
-    found = ablation.all_steps("CustomMLP")
-    network = {"model_type": "CustomMLP"}
-    assert found[0] == ("baseline", "", network)
+def test_the_steps_lead_from_the_baseline_to_the_best_recipe_and_on_to_record():
+    found = ablation.all_steps()
+    assert found[0] == ("baseline", "", {})
     steps = [step for step in found if step[0] in ablation.STEPS]
-    assert steps[-1][2] == main.RECIPES["best"] | network
+    assert steps[-1][2] == main.RECIPES["best"]
     for below, above in pairwise(steps):
         assert above[1] == below[0]
         assert below[2] != above[2] and below[2].keys() <= above[2].keys()  # nothing is taken away
     for name, compared_with, settings in found[len(steps) :]:
         assert compared_with == steps[-1][0] and settings != steps[-1][2], name
-    # What is kept of one network is no step of another.
     (kept,) = ablation.KEPT
     assert found[len(steps)][0] == kept and found[len(steps)][2] == main.RECIPES["record"]
-    assert kept not in [name for name, *_ in ablation.all_steps("LeNet5")]
 
 
 def test_gains_are_paired_by_seed(monkeypatch):
@@ -68,9 +65,7 @@ def test_committed_ablation_is_of_these_steps_and_follows_from_its_runs():
     assert (found["seeds"], found["epochs"], found["val_size"]) == (5, None, 10_000)
     for model_type in ("LeNet5", "CustomMLP"):
         own = [step for step in found["steps"] if step["model_type"] == model_type]
-        assert [step["step"] for step in own] == [
-            name for name, *_ in ablation.all_steps(model_type)
-        ]
+        assert [step["step"] for step in own] == [name for name, *_ in ablation.all_steps()]
         accuracies = {step["step"]: step["accuracies"] for step in own}
         assert own == ablation.measure(model_type, accuracies)
 
@@ -81,7 +76,7 @@ def short(workplace, monkeypatch):
     (workplace / "data/test.tar").unlink()
     steps = {"baseline": {"epochs": 1}, "higher lr": {"lr": 0.05}}
     monkeypatch.setattr(ablation, "STEPS", steps)
-    monkeypatch.setattr(ablation, "KEPT", {})
+    monkeypatch.setattr(ablation, "KEPT", {"2 epochs": {"epochs": 2}})
     monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
     RESULTS.mkdir(parents=True)
     (RESULTS / "README.md").write_text("{}\n{}\n".format(*markers("ablation")))
@@ -97,6 +92,8 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(short, cli, monkeypa
         with Image.open(f"runs/ablation/{name}.png") as image:
             assert image.width >= 800 and len(image.convert("RGB").getcolors(2**24)) > 50
     assert [path.name for path in RESULTS.iterdir()] == ["README.md"]
+    names = [step["step"] for step in found["steps"]]  # --epochs leaves no step of 2 epochs
+    assert names == ["baseline", "higher lr", "batches of 100"]
     last = found["steps"][-1]
     runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
     assert len(runs) == 6
@@ -119,8 +116,10 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(short, cli, monkeypa
     monkeypatch.setattr(dataset, "SHIPPED", {"train": dataset.digest(whole)})
     code, out, err = cli(ablation, "--publish")
     assert code == 0, err
-    assert len(list(RUNS.glob("compare/*/*/checkpoint.pt"))) == 15
+    assert len(list(RUNS.glob("compare/*/*/checkpoint.pt"))) == 20
     found = json.loads((RESULTS / "ablation.json").read_text())
+    assert found["steps"][2]["settings"]["epochs"] == 2
+    assert "| 2 epochs | " in ablation.render(found)
     assert between_markers(RESULTS / "README.md", "ablation") == ablation.render(found)
     assert {path.name for path in RESULTS.glob("*.png")} == {
         "ablation.png",

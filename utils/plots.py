@@ -1,7 +1,6 @@
 """Every plot of this project: from plain numbers to the bytes of a PNG."""
 
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -458,7 +457,7 @@ def plot_ablation(steps: list[dict[str, Any]], titles: Titles) -> bytes:
                 f"{mean:.2f}", (max(high, *accuracies), row), xytext=(6, 0),
                 textcoords="offset points", va="center",
             )  # fmt: skip
-        axis.set_yticks(range(len(own)), [textwrap.fill(step["step"], 36) for step in own])
+        axis.set_yticks(range(len(own)), [step["step"] for step in own])
         axis.set(ylim=(len(own) - 0.5, -0.6), xlabel="Accuracy on validation images (%)")
         axis.set_title(titles[model_type])
         axis.margins(x=0.2)
