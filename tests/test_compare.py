@@ -35,7 +35,7 @@ QUICK = ("--models", "CustomMLP", "LeNet5", "--epochs", 2, "--lr", 0.02, "--seed
 COMMITTED = {
     "baseline": (range(10), list(MODELS)),
     "best": (range(10, 20), list(MODELS)),
-    "record": (range(30, 40), ["LeNet5", "CustomMLP"]),
+    "record": (range(30, 40), list(MODELS)),
     "fast": (range(10, 20), ["LeNet5_regularization"]),
 }
 
