@@ -61,11 +61,21 @@ class Args:
 
 
 # Sets of settings; what a recipe leaves out is as in the args block.
-Settings = dict[str, Any]
-ONECYCLE: Settings = {"schedule": "onecycle", "lr": 0.1, "label_smoothing": 0.05, "deskew": True}
-AUGMENTED: Settings = {"rotate": 7.0, "shift": 1.0, "stretch": 0.1, "shear": 0.1, "elastic": 0.3}
-BEST: Settings = ONECYCLE | AUGMENTED | {"weight_decay": 0.0003}
-RECIPES: dict[str, Settings] = {
+ONECYCLE: dict[str, Any] = {
+    "schedule": "onecycle",
+    "lr": 0.1,
+    "label_smoothing": 0.05,
+    "deskew": True,
+}
+AUGMENTED: dict[str, Any] = {
+    "rotate": 7.0,
+    "shift": 1.0,
+    "stretch": 0.1,
+    "shear": 0.1,
+    "elastic": 0.3,
+}
+BEST: dict[str, Any] = ONECYCLE | AUGMENTED | {"weight_decay": 0.0003}
+RECIPES: dict[str, dict[str, Any]] = {
     "baseline": {},
     "best": BEST,
     "record": BEST | {"epochs": 80},

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 # The code that decides what a training computes.
 CODE = ("model.py", "main.py", "dataset.py", "utils/augment.py")
 # What of main.py is no code: the settings that a run has are in its identity by themselves.
-SETTINGS = ("Args", "Settings", "ONECYCLE", "AUGMENTED", "BEST", "RECIPES")
+SETTINGS = ("Args", "ONECYCLE", "AUGMENTED", "BEST", "RECIPES")
 # Settings that name a run within its group, or that stand in its identity in another form.
 OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads", "epochs")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
@@ -63,9 +63,7 @@ def _source(functions: Sequence[Callable]) -> str:
 
 
 def _name(part: ast.stmt) -> str:
-    target: ast.AST = part
-    if isinstance(part, ast.AnnAssign | ast.Assign):
-        target = part.target if isinstance(part, ast.AnnAssign) else part.targets[0]
+    target = part.target if isinstance(part, ast.AnnAssign) else part
     return getattr(target, "name", getattr(target, "id", ""))
 
 
