@@ -11,10 +11,7 @@ terminal, results and plots to the runs' folder; with --publish, which takes ful
 shipped data only, they go to plots/results/ and the tables into the READMEs too.
 """
 
-if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+from utils.command import run_command  # isort: split
 
 import argparse
 import dataclasses
@@ -27,11 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataset import Split, describe_data, digest, prepare
-from main import EVALUATION_BATCH, RECIPES, Args, load_data, run
-from model import MODELS, TITLES, count_parameters
-from utils import plots
-from utils.analysis import (
+from comparison import plots
+from comparison.analysis import (
     calibration_error,
     confusion,
     correct_shares,
@@ -40,12 +34,9 @@ from utils.analysis import (
     misread_counts,
     read_digits,
 )
-from utils.checkpoint import RUNS, load_checkpoint, pack_weights
-from utils.files import PLOTS, UserError, run_command, with_table, write_all
-from utils.runs import cores, group_folder, run_folder, runs_at_once, train_all
-from utils.settings import Parser, add_settings, given_settings, processor_name, select_device
-from utils.stats import METHOD, differences, format_mean, summarise
-from utils.tables import (
+from comparison.runs import cores, group_folder, run_folder, runs_at_once, train_all
+from comparison.stats import METHOD, differences, format_mean, summarise
+from comparison.tables import (
     CALIBRATION,
     digit_table,
     figures,
@@ -56,6 +47,13 @@ from utils.tables import (
     trained_on,
     verdict,
 )
+from dataset import Split, describe_data, digest, prepare
+from main import EVALUATION_BATCH, RECIPES, Args, load_data, run
+from model import MODELS, TITLES, count_parameters
+from utils.checkpoint import RUNS, load_checkpoint, pack_weights
+from utils.files import PLOTS, UserError, with_table, write_all
+from utils.plots import plot_samples
+from utils.settings import Parser, add_settings, given_settings, processor_name, select_device
 
 RESULTS = PLOTS / "results"
 WEIGHTS, WEIGHTS_RECIPE = Path("data/weights"), "best"  # shipped for use without training
@@ -273,7 +271,7 @@ def report(
     if publish:
         files |= {RESULTS / f"{name}_{recipe}.png": picture for name, picture in pictures.items()}
         samples = (splits[0].images.numpy(), splits[0].labels.tolist())
-        files[RESULTS / "samples.png"] = plots.plot_samples(*samples)
+        files[RESULTS / "samples.png"] = plot_samples(*samples)
         files[RESULTS / f"{recipe}.json"] = content
         section = f"{table}\n\n{gallery(results, recipe, TITLES)}"
         files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", recipe, section)

@@ -9,10 +9,7 @@ An archive train.tar (or .tar.xz, .tar.gz, .tgz, .tar.bz2) holds train/00000_5.p
 in the data folder.
 """
 
-if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+from utils.command import run_command  # isort: split
 
 import functools
 import hashlib
@@ -41,7 +38,7 @@ from utils.archives import (
 from utils.augment import Augmentation, deskew
 from utils.cache import extract_missing, fingerprint, read_cache, write_cache
 from utils.distributed import rank, world_size
-from utils.files import PLOTS, UserError, atomic_write, run_command
+from utils.files import PLOTS, UserError, atomic_write
 from utils.settings import Parser
 
 SPLITS = ("train", "test")

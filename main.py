@@ -9,10 +9,7 @@ Writes runs/NAME/metrics.csv and runs/NAME/checkpoint.pt after every epoch, and 
 plots/loss_plot_NAME.png and plots/accuracy_plot_NAME.png.
 """
 
-if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+from utils.command import run_command  # isort: split
 
 import time
 from dataclasses import dataclass
@@ -29,8 +26,7 @@ from dataset import Batches, Split, load_splits, prepare
 from model import MODELS, TITLES
 from utils import checkpoint, distributed, metrics
 from utils.augment import make_augmentation
-from utils.files import PLOTS, atomic_write, run_command
-from utils.plots import plot_run
+from utils.files import PLOTS, atomic_write
 from utils.settings import check_settings, make_reproducible, parse_flags, select_device, setting
 
 
@@ -245,6 +241,8 @@ def main() -> None:
         raise KeyboardInterrupt(hint) from None
     distributed.end_processes()
     if distributed.rank() == 0:
+        from utils.plots import plot_run
+
         for metric in ("loss", "accuracy"):
             path = PLOTS / f"{metric}_plot_{folder.name}.png"
             atomic_write(path, plot_run(metric, folder.name, args.model_type, history, TITLES))

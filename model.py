@@ -6,18 +6,13 @@ prints for each network its torchsummary table and the sum behind every layer's 
 Every network takes images [B, 1, 28, 28] (float32) and returns logits [B, 10] (float32).
 """
 
-if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+from utils.command import run_command  # isort: split
 
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from utils.files import run_command
 
 
 class LeNet5(nn.Module):

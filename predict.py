@@ -9,10 +9,7 @@
 The shipped weights in data/weights/ read them, or those of a run of yours: --run NAME.
 """
 
-if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+from utils.command import run_command  # isort: split
 
 import argparse
 import functools
@@ -25,69 +22,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
-from dataset import MNIST, Split, normalise
+from comparison.analysis import confusion
+from comparison.plots import plot_confusion
+from comparison.stats import format_interval, proportion_interval
+from dataset import MNIST, Split
 from model import MODELS, TITLES
-from utils import page, plots
-from utils.analysis import confusion
+from reading import page, plots
+from reading.classifier import Classifier, classify, load_classifier
+from reading.onnx import export_onnx
+from reading.photos import Digit, find_digits, open_picture
 from utils.archives import SUFFIXES, decode_member, list_images, parse_name, read_archive
-from utils.augment import deskew_batch
-from utils.checkpoint import acquire_lock, find_weights, load_weights, put_weights
-from utils.files import PLOTS, UserError, atomic_write, run_command, write_all
-from utils.photos import Digit, find_digits, open_picture
+from utils.checkpoint import find_weights
+from utils.files import PLOTS, UserError, acquire_lock, atomic_write, write_all
 from utils.settings import Parser, check_choice
-from utils.stats import format_interval, proportion_interval
 
 DATA = Path(__file__).parent / "data"  # what this repository ships
 WEIGHTS = DATA / "weights"
-BATCH = 1000  # images; without gradients larger batches are faster
-
-
-class Classifier(nn.Module):
-    """A trained network, and how images are prepared for it.
-
-    Args:
-        model_type: name of the network.
-        deskewed: whether it was trained on deskewed images.
-        weights: its state dict.
-        source: where they come from, for errors.
-
-    Raises:
-        UserError: if there is no such network in model.py, or the weights do not fit it.
-    """
-
-    def __init__(
-        self, model_type: str, deskewed: bool, weights: dict[str, torch.Tensor], source: str
-    ) -> None:
-        super().__init__()
-        if model_type not in MODELS:
-            raise UserError(f"{source}: its network {model_type} is not in model.py")
-        self.model_type, self.deskewed = model_type, deskewed
-        self.network = MODELS[model_type]()
-        put_weights(self.network, weights, source)
-        self.eval()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, 10]."""
-        prepared = normalise(images.squeeze(1))
-        return self.network(deskew_batch(prepared) if self.deskewed else prepared)
-
-
-def load_classifier(source: str | Path) -> Classifier:
-    """Return the classifier of a file of weights, of a run's name or of its folder.
-
-    Raises:
-        UserError: if it is missing, damaged, or of another network than model.py has.
-    """
-    settings, weights = load_weights(str(source))
-    return Classifier(settings["model_type"], settings["deskew"], weights, str(source))
-
-
-@torch.inference_mode()
-def classify(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
-    """Return logits float32 [N, 10] of images uint8 [N, 28, 28]."""
-    return torch.cat([classifier(batch) for batch in images.unsqueeze(1).split(BATCH)])
 
 
 def classify_digits(classifier: Classifier, digits: list[Digit]) -> np.ndarray:
@@ -212,7 +163,7 @@ def test_images(classifier: Classifier, source: Path, name: str) -> None:
         f"{format_interval(proportion_interval(hits, len(labels)), 2)}"
     )
     path = PLOTS / f"confusion_matrix_{name}.png"
-    atomic_write(path, plots.plot_confusion(TITLES[classifier.model_type], counts, 1))
+    atomic_write(path, plot_confusion(TITLES[classifier.model_type], counts, 1))
     print(path)
 
 
@@ -243,48 +194,6 @@ def write_page(path: Path, run: str | None) -> None:
     text = page.render_page(networks, images.numpy()[chosen], labels.numpy()[chosen])
     atomic_write(path, text.encode())
     print(path)
-
-
-def build_onnx(classifier: Classifier, source: Path) -> bytes:
-    """Return a classifier as an ONNX file: images uint8 [N, 1, 28, 28] to logits float32 [N, 10].
-
-    Normalisation and deskewing are inside, and so is where it comes from, as metadata.
-    """
-    example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    program = torch.onnx.export(
-        classifier, (example,), dynamo=True, verbose=False, input_names=["images"],
-        output_names=["logits"], dynamic_shapes={"images": {0: torch.export.Dim("N")}},
-    )  # fmt: skip
-    assert program is not None  # None is for exports to a file
-    model = program.model_proto
-    metadata = {
-        "network": classifier.model_type,
-        "deskew": classifier.deskewed,
-        "source": source.name,
-    }
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=str(value))
-    return model.SerializeToString()
-
-
-def export_onnx(classifier: Classifier, source: Path, path: Path) -> None:
-    """Write an ONNX file, after onnxruntime has read 1,000 test images with it as PyTorch does.
-
-    Raises:
-        UserError: if it does not, or the file can't be written.
-    """
-    import onnxruntime
-
-    content = build_onnx(classifier, source)
-    images = shipped_test_images().images[:1000]
-    expected = classify(classifier, images).numpy()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"images": images.unsqueeze(1).numpy()})
-    difference = np.abs(logits - expected).max()
-    if difference > 1e-4 or (logits.argmax(axis=1) != expected.argmax(axis=1)).any():
-        raise UserError(f"{path}: not written, as onnxruntime's logits differ by {difference:.2g}")
-    atomic_write(path, content)
-    print(f"{path}: 1,000 test images, largest difference to PyTorch's logits {difference:.1g}")
 
 
 # --- The command ------------------------------------------------------------------------------
@@ -331,7 +240,7 @@ def main() -> None:
         name = source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
         test_images(classifier, flags.test, name)
     elif flags.export:
-        export_onnx(classifier, source, flags.export)
+        export_onnx(classifier, source, flags.export, shipped_test_images().images[:1000])
     else:
         read_pictures(classifier, flags)
 

@@ -8,10 +8,7 @@ tries a few changes of the best one that were not kept. The test set is not touc
 are kept in runs/compare/.
 """
 
-if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+from utils.command import run_command  # isort: split
 
 import argparse
 from typing import Any
@@ -19,7 +16,10 @@ from typing import Any
 import torch
 
 from compare import markdown
+from comparison.runs import cores, group_folder, run_folder, train_all
+from comparison.stats import describe, format_mean
 from dataset import describe_data, digest, load_splits, prepare
+from experiments.plots import plot_ablation, plot_augmentation
 from experiments.study import (
     describe_setup,
     final_accuracies,
@@ -31,11 +31,7 @@ from experiments.study import (
 from main import RECIPES, Args, load_data, run
 from model import TITLES
 from utils.augment import deskew, make_augmentation
-from utils.files import run_command
-from utils.plots import plot_ablation, plot_augmentation
-from utils.runs import cores, group_folder, run_folder, train_all
 from utils.settings import Parser
-from utils.stats import describe, format_mean
 
 BEST = RECIPES["best"]
 NETWORKS = ["LeNet5", "CustomMLP"]

@@ -8,10 +8,7 @@ The training sets are nested and have the digits' shares of the whole. Finished 
 runs/compare/.
 """
 
-if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+from utils.command import run_command  # isort: split
 
 import argparse
 import math
@@ -23,7 +20,10 @@ from typing import Any
 import torch
 
 from compare import markdown
+from comparison.runs import cores, group_folder, run_folder, train_all
+from comparison.stats import describe, first_reached, format_mean
 from dataset import Batches, Split, describe_data, digest, load_splits, prepare
+from experiments.plots import plot_data_size
 from experiments.study import (
     describe_setup,
     final_accuracies,
@@ -36,12 +36,9 @@ from main import EVALUATION_BATCH, RECIPES, Args, load_data, make_scheduler, tes
 from model import MODELS, TITLES
 from utils.augment import make_augmentation
 from utils.checkpoint import save_run
-from utils.files import UserError, run_command
+from utils.files import UserError
 from utils.metrics import make_row
-from utils.plots import plot_data_size
-from utils.runs import cores, group_folder, run_folder, train_all
 from utils.settings import Parser, make_reproducible, select_device, setting
-from utils.stats import describe, first_reached, format_mean
 
 SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 60_000]
 STEPS = 2000

@@ -3,14 +3,11 @@
     python -m experiments.robustness             the runs of compare.py, baseline and best recipe
     python -m experiments.robustness --publish   also renew what the README shows
 
-The perturbations are in utils/perturb.py. The runs are those of two commands: python compare.py,
+The perturbations are in experiments/perturb.py, the runs those of two commands: python compare.py,
 and the same with --recipe best --first_seed 10.
 """
 
-if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+from utils.command import run_command  # isort: split
 
 import argparse
 from collections.abc import Callable
@@ -22,16 +19,16 @@ import torch
 from tqdm import tqdm
 
 from compare import collect, markdown, probabilities
+from comparison.runs import cores, group_folder, is_finished, run_folder
+from comparison.stats import describe, first_reached, format_mean
 from dataset import Split, describe_data, digest, prepare
+from experiments import perturb
+from experiments.plots import plot_robustness
 from experiments.study import describe_setup, refuse_other_data, refuse_trials, write_study
 from main import RECIPES, Args, load_data
 from model import MODELS, TITLES
-from utils import perturb
-from utils.files import UserError, run_command
-from utils.plots import plot_robustness
-from utils.runs import cores, group_folder, is_finished, run_folder
+from utils.files import UserError
 from utils.settings import Parser, select_device
-from utils.stats import describe, first_reached, format_mean
 
 FIRST_SEEDS = {"baseline": 0, "best": 10}  # of each recipe's runs
 SEED = 0  # of directions, places and noise

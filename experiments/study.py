@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from compare import RESULTS
+from comparison.stats import METHOD
 from utils.checkpoint import RUNS, load_checkpoint
 from utils.files import UserError, with_table, write_all
 from utils.settings import Parser, processor_name
-from utils.stats import METHOD
 
 
 def refuse_trials(parser: Parser, flags: argparse.Namespace, seeds: int, fixed: list[str]) -> None:

@@ -25,7 +25,8 @@ from main import RECIPES, Args, train
 from model import MODELS
 from utils.augment import make_augmentation
 from utils.checkpoint import save_run
-from utils.files import atomic_write, run_command, with_table
+from utils.command import run_command
+from utils.files import atomic_write, with_table
 from utils.settings import Parser, make_reproducible, processor_name
 
 ROOT = Path(__file__).parent.parent

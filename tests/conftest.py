@@ -24,10 +24,10 @@ from PIL import Image
 
 import compare
 import dataset
+from comparison import runs
 from experiments import ablation, data_size
-from utils import runs
 from utils.archives import read_archive
-from utils.files import run_command
+from utils.command import run_command
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
@@ -171,7 +171,7 @@ def run_line(cli):
 
 
 def train_all_here(run, jobs, at_once):
-    """utils.runs.train_all without processes, whose start takes longer than short runs."""
+    """comparison.runs.train_all without processes, whose start takes longer than short runs."""
     for folder, args in jobs.items():
         if not runs.is_finished(args, folder):
             runs._finish_run(run, args, folder, at_once)

@@ -20,13 +20,14 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from comparison.runs import cores
+from comparison.stats import format_interval, proportion_interval
 from predict import WEIGHTS, classify_digits, load_classifier, shipped_test_images
-from utils.files import run_command, with_table, write_all
-from utils.photos import find_digits
-from utils.plots import plot_predictions
-from utils.runs import cores
+from reading.photos import find_digits
+from reading.plots import plot_predictions
+from utils.command import run_command
+from utils.files import with_table, write_all
 from utils.settings import Parser
-from utils.stats import format_interval, proportion_interval
 
 README = Path(__file__).parent.parent / "README.md"
 

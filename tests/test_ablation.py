@@ -13,10 +13,10 @@ from test_compare import between_markers
 import dataset
 import main
 from compare import RESULTS
+from comparison.stats import METHOD
 from experiments import ablation
 from utils.checkpoint import RUNS, load_checkpoint
 from utils.files import markers
-from utils.stats import METHOD
 
 SHORT = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1, "--val_size", 300)
 

@@ -1,9 +1,9 @@
-"""utils/analysis.py: calibration, digits, and who misreads what."""
+"""comparison/analysis.py: calibration, digits, and who misreads what."""
 
 import numpy as np
 import pytest
 
-from utils.analysis import (
+from comparison.analysis import (
     calibration_error,
     confusion,
     correct_shares,

@@ -20,14 +20,14 @@ import main
 from main import RECIPES, Args
 from utils.checkpoint import (
     RUNS,
-    acquire_lock,
     check_settings_kept,
     load_checkpoint,
     load_weights,
     new_run,
     resume_run,
 )
-from utils.files import UserError, run_command
+from utils.command import run_command
+from utils.files import UserError, acquire_lock
 
 MODEL = "LeNet5_regularization"
 MLP = ("--model_type", "CustomMLP")

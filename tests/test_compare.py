@@ -21,15 +21,15 @@ import compare
 import dataset
 import main
 from compare import RESULTS, WEIGHTS_RECIPE
+from comparison import plots
+from comparison.analysis import calibration_error, correct_shares
+from comparison.stats import METHOD, differences, summarise
+from comparison.tables import gallery
 from model import MODELS, TITLES
-from utils import plots
-from utils.analysis import calibration_error, correct_shares
 from utils.archives import decode_png, parse_name, read_archive
 from utils.augment import deskew
 from utils.checkpoint import RUNS, load_checkpoint, load_weights
 from utils.files import UserError, markers
-from utils.stats import METHOD, differences, summarise
-from utils.tables import gallery
 
 QUICK = ("--models", "CustomMLP", "LeNet5", "--epochs", 2, "--lr", 0.02, "--seeds", 2)
 COMMITTED = {

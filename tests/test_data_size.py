@@ -13,14 +13,14 @@ from test_compare import between_markers
 import dataset
 import main
 from compare import RESULTS
+from comparison.runs import group_folder
+from comparison.stats import METHOD
 from experiments import data_size
 from experiments.data_size import StudyArgs
 from main import Args
 from model import MODELS
 from utils.checkpoint import RUNS, load_checkpoint
 from utils.files import markers
-from utils.runs import group_folder
-from utils.stats import METHOD
 
 SHORT = ("--models", "CustomMLP", "--sizes", 50, 300, "--seeds", 2, "--steps", 5)
 

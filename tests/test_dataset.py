@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 import dataset
 from dataset import MNIST, Batches, Split, describe_data, digest, load_splits, normalise
 from utils.archives import decode_png, parse_name, read_archive, write_archive
-from utils.files import UserError, run_command
+from utils.command import run_command
+from utils.files import UserError
 
 SIZES = {"train": 200, "test": 50}  # enough for what is tested here
 

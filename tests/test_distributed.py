@@ -23,7 +23,8 @@ import contextlib, faulthandler, functools, io, json, sys
 from pathlib import Path
 import main
 from utils import distributed
-from utils.files import run_command
+from utils.command import run_command
+
 
 faulthandler.dump_traceback_later(200, exit=True)  # no process is left behind
 # The processes find each other once, and stay together for all the runs.

@@ -8,8 +8,8 @@ import numpy as np
 from conftest import ROOT, commands, decode
 from photographs import photograph
 
+from comparison.stats import describe, format_mean
 from model import LeNet5
-from utils.stats import describe, format_mean
 
 PAGE = (ROOT / "docs/exercises.md").read_text()
 EXERCISES = [f"## {part}" for part in re.split(r"(?m)^## ", PAGE)[1:]]

@@ -1,4 +1,4 @@
-"""utils/page.html in a real browser: it reads drawings, and computes what the Python code does."""
+"""reading/page.html in a real browser: reads drawings, computes as the Python code does."""
 
 import base64
 import io
@@ -19,11 +19,11 @@ from selenium.webdriver.common.keys import Keys
 
 from dataset import Split, normalise, prepare
 from model import MODELS, TITLES
+from reading.page import TEMPLATE, pick_samples, render_page
+from reading.photos import to_mnist
 from utils.archives import decode_png, parse_name
 from utils.checkpoint import load_weights
 from utils.files import UserError
-from utils.page import TEMPLATE, pick_samples, render_page
-from utils.photos import to_mnist
 from utils.plots import PALETTE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -1,4 +1,4 @@
-"""utils/photos.py: digits are found in pictures of any kind, and look as MNIST's do."""
+"""reading/photos.py: digits are found in pictures of any kind, and look as MNIST's do."""
 
 import io
 
@@ -9,8 +9,7 @@ from photographs import light, photograph, write_row
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from utils.files import UserError
-from utils.photos import (
+from reading.photos import (
     MAX_PIXELS,
     _reading_order,
     area_weights,
@@ -22,6 +21,7 @@ from utils.photos import (
     set_stroke,
     to_mnist,
 )
+from utils.files import UserError
 
 
 @pytest.fixture(scope="module")

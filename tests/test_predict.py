@@ -20,7 +20,7 @@ import predict
 from dataset import normalise
 from main import Args
 from model import MODELS
-from utils import plots
+from reading import plots
 from utils.archives import parse_name
 from utils.augment import deskew
 from utils.checkpoint import RUNS, load_weights, pack_weights

@@ -13,10 +13,10 @@ import compare
 import dataset
 import main
 from compare import RESULTS
+from comparison.stats import METHOD
 from experiments import robustness
 from experiments.robustness import PERTURBATIONS
 from utils.files import markers
-from utils.stats import METHOD
 
 SHORT = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1)
 

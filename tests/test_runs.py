@@ -1,4 +1,4 @@
-"""utils/runs.py: what makes two runs the same, and runs side by side."""
+"""comparison/runs.py: what makes two runs the same, and runs side by side."""
 
 import os
 import shutil
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from comparison import runs
+from comparison.runs import cores, group_folder
 from main import Args
-from utils import runs
-from utils.runs import cores, group_folder
 
 DATA = ("a digest", "another")
 
@@ -106,7 +106,7 @@ def test_workers_end_with_the_process_that_started_them(workplace, script):
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from multiprocessing import get_context\n"
-        "from utils.runs import _start_worker\n"
+        "from comparison.runs import _start_worker\n"
         "if __name__ == '__main__':\n"
         "    pool = ProcessPoolExecutor(1, get_context('spawn'), _start_worker)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"

@@ -1,11 +1,11 @@
-"""utils/stats.py: intervals that cover as often as they say, and paired differences."""
+"""comparison/stats.py: intervals that cover as often as they say, and paired differences."""
 
 import math
 
 import numpy as np
 import pytest
 
-from utils.stats import (
+from comparison.stats import (
     describe,
     difference_interval,
     differences,

@@ -1,12 +1,12 @@
-"""utils/tables.py: sentences that a rerun can falsify."""
+"""comparison/tables.py: sentences that a rerun can falsify."""
 
 import copy
 
 import pytest
 from test_compare import results
 
+from comparison.tables import findings, hard_images, listing, trained_on, verdict
 from model import TITLES
-from utils.tables import findings, hard_images, listing, trained_on, verdict
 
 CONTRAST, REGULARIZATION = ("LeNet5", "CustomMLP"), ("LeNet5_regularization", "LeNet5")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import nn
 
 from utils.distributed import rank
-from utils.files import UserError, atomic_write
+from utils.files import UserError, acquire_lock, atomic_write
 
 RUNS = Path("runs")
 PARTS = ("model", "settings")  # of every checkpoint and file of weights
@@ -26,25 +26,6 @@ LOAD_ERRORS = (
 
 
 # --- Folders ----------------------------------------------------------------------------------
-
-
-def acquire_lock(folder: Path, timeout: float = 0) -> FileLock | None:
-    """Return a lock held on a run's folder, or None while another process trains there.
-
-    The folder is made if need be. The lock ends with the process, however that ends. Another
-    process is waited for up to timeout seconds, or without limit for -1.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=timeout)
-    except Timeout:
-        return None
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); make the folder writable"
-        ) from error
-    return lock
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -1,11 +1,10 @@
-"""Atomic writes, and errors that end in one line."""
+"""Atomic writes, locks, and the error that ends in one line."""
 
 import os
-import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+
+from filelock import FileLock, Timeout
 
 PLOTS = Path("plots")  # what the user's own runs draw
 
@@ -70,21 +69,20 @@ def with_table(path: Path, name: str, table: str) -> bytes:
     return f"{before}{begin}\n{table}\n{end}{after}".encode()
 
 
-def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run a script's main() and exit: after a UserError with its line on stderr and code 2."""
-    # Scripts let Ctrl-C end their imports at once; from here on it may leave a message.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def acquire_lock(folder: Path, timeout: float = 0) -> FileLock | None:
+    """Return a lock held on a run's folder, or None while another process trains there.
+
+    The folder is made if need be. The lock ends with the process, however that ends. Another
+    process is waited for up to timeout seconds, or without limit for -1.
+    """
     try:
-        main()
-        sys.stdout.flush()
-    except UserError as error:
-        rank = os.environ.get("RANK", "0")  # of torchrun's processes; most errors all of them meet
-        print(error if rank == "0" else f"rank {rank}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as error:
-        print(str(error) or "interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # as in main.py | head -1; at exit Python would try to write again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    sys.exit(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); make the folder writable"
+        ) from error
+    return lock

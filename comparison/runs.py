@@ -21,13 +21,12 @@ from tqdm import tqdm
 
 from utils.checkpoint import (
     RUNS,
-    acquire_lock,
     check_settings_kept,
     find_weights,
     has_checkpoint,
     load_checkpoint,
 )
-from utils.files import UserError, atomic_write
+from utils.files import UserError, acquire_lock, atomic_write
 from utils.metrics import format_row
 from utils.settings import select_device
 

@@ -1,6 +1,6 @@
 """The web page on which people draw a digit and see what the three networks read.
 
-utils/page.html is the template. It computes what model.py, utils/augment.py and utils/photos.py
+reading/page.html is the template. It computes what model.py, utils/augment.py and reading/photos.py
 compute, in JavaScript; here the weights and the test images are put into it.
 """
 
@@ -106,8 +106,8 @@ def _encode_weights(name: str, weights: Mapping[str, torch.Tensor]) -> dict[str,
     kept = {key: value for key, value in weights.items() if "num_batches_tracked" not in key}
     if {key: tuple(value.shape) for key, value in kept.items()} != _shapes(LAYERS[name]):
         raise UserError(
-            f"{name}: the page can't compute it, as its layers are not those of utils/page.html; "
-            "adapt that file and utils/page.py to model.py"
+            f"{name}: the page can't compute it, as its layers are not those of reading/page.html; "
+            "adapt that file and reading/page.py to model.py"
         )
     return {key: _encode(value.numpy().astype("<f4")) for key, value in kept.items()}
 

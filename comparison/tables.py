@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.analysis import BINS, correct_shares, misread_by_all, misread_by_one
-from utils.stats import difference_interval, format_interval, format_mean, t_interval
+from comparison.analysis import BINS, correct_shares, misread_by_all, misread_by_one
+from comparison.stats import difference_interval, format_interval, format_mean, t_interval
 
 Titles = Mapping[str, str]  # network -> title
 Results = Mapping[str, Any]  # what compare.py keeps as JSON

@@ -1,0 +1,68 @@
+"""A trained network with what it takes to use it: from uint8 images to logits."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dataset import normalise
+from model import MODELS
+from utils.augment import deskew_batch
+from utils.checkpoint import load_weights, put_weights
+from utils.files import UserError
+
+BATCH = 1000  # images; without gradients larger batches are faster
+
+
+class Classifier(nn.Module):
+    """A trained network, and how images are prepared for it.
+
+    Args:
+        model_type: name of the network.
+        deskewed: whether it was trained on deskewed images.
+        weights: its state dict.
+        source: where they come from, for errors.
+        temperature: divides the logits, so that the softmax of what forward() returns is
+            calibrated (Guo et al., "On calibration of modern neural networks", 2017).
+
+    Raises:
+        UserError: if there is no such network in model.py, or the weights do not fit it.
+    """
+
+    def __init__(
+        self,
+        model_type: str,
+        deskewed: bool,
+        weights: dict[str, torch.Tensor],
+        source: str,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if model_type not in MODELS:
+            raise UserError(f"{source}: its network {model_type} is not in model.py")
+        self.model_type, self.deskewed, self.temperature = model_type, deskewed, temperature
+        self.network = MODELS[model_type]()
+        put_weights(self.network, weights, source)
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, 10]."""
+        prepared = normalise(images.squeeze(1))
+        prepared = deskew_batch(prepared) if self.deskewed else prepared
+        return self.network(prepared) / self.temperature
+
+
+def load_classifier(source: str | Path) -> Classifier:
+    """Return the classifier of a file of weights, of a run's name or of its folder.
+
+    Raises:
+        UserError: if it is missing, damaged, or of another network than model.py has.
+    """
+    settings, weights = load_weights(str(source))
+    return Classifier(settings["model_type"], settings["deskew"], weights, str(source))
+
+
+@torch.inference_mode()
+def classify(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Return logits float32 [N, 10] of images uint8 [N, 28, 28]."""
+    return torch.cat([classifier(batch) for batch in images.unsqueeze(1).split(BATCH)])

@@ -1,0 +1,39 @@
+"""How every command starts and ends. Commands import this first."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from utils.files import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+if Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve().parent in (
+    ROOT,
+    ROOT / "experiments",
+    ROOT / "tests",
+):
+    # A command of this project is starting: Ctrl-C ends its imports without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run a script's main() and exit: after a UserError with its line on stderr and code 2."""
+    # Scripts let Ctrl-C end their imports at once; from here on it may leave a message.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        rank = os.environ.get("RANK", "0")  # of torchrun's processes; most errors all of them meet
+        print(error if rank == "0" else f"rank {rank}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # as in main.py | head -1; at exit Python would try to write again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(0)
