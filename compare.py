@@ -34,7 +34,8 @@ from comparison.analysis import (
     misread_counts,
     read_digits,
 )
-from comparison.runs import cores, group_folder, run_folder, runs_at_once, train_all
+from comparison.identity import group_folder, run_folder
+from comparison.runs import cores, runs_at_once, train_all
 from comparison.stats import METHOD, differences, format_mean, summarise
 from comparison.tables import (
     CALIBRATION,
@@ -47,13 +48,14 @@ from comparison.tables import (
     trained_on,
     verdict,
 )
-from dataset import Split, describe_data, digest, prepare
-from main import EVALUATION_BATCH, RECIPES, Args, load_data, run
+from dataset import Split, describe_data, digest, load_splits, prepare
+from main import EVALUATION_BATCH, RECIPES, Args, run
 from model import MODELS, TITLES, count_parameters
 from utils.checkpoint import RUNS, load_checkpoint, pack_weights
+from utils.device import processor_name, select_device
 from utils.files import PLOTS, UserError, with_table, write_all
 from utils.plots import plot_samples
-from utils.settings import Parser, add_settings, given_settings, processor_name, select_device
+from utils.settings import Parser, add_settings, given_settings
 
 RESULTS = PLOTS / "results"
 WEIGHTS, WEIGHTS_RECIPE = Path("data/weights"), "best"  # shipped for use without training
@@ -303,7 +305,7 @@ def parse_flags() -> argparse.Namespace:
         "--at_once", type=int, default=cores(), help="runs side by side on a CPU (default: cores)"
     )
     parser.add_argument("--publish", action="store_true", help="renew what the README shows")
-    add_settings(parser, Args, leave_out=("model_type", "seed", "val_size"))
+    add_settings(parser, Args, RECIPES, leave_out=("model_type", "seed", "val_size"))
     flags = parser.parse_args()
     for name in ("seeds", "at_once"):
         if getattr(flags, name) < 1:
@@ -326,7 +328,9 @@ def main() -> None:
         for model_type in dict.fromkeys(models)
     ]
     for args in all_args[: len(models)]:
-        splits = load_data(args)  # before any training, so that mistakes show at once
+        splits = load_splits(
+            args.data_dir, args.val_size
+        )  # before any training, so that mistakes show at once
     if flags.publish:
         check_publishable(flags, given, describe_data(args.data_dir))
     group = group_folder(args, [digest(split) for split in splits])

@@ -3,7 +3,7 @@
     python main.py                                     LeNet-5, 20 epochs
     python main.py --model_type CustomMLP --epochs 5   any setting below is a flag
     python main.py --resume                            resume the newest run
-    torchrun --standalone --nproc-per-node 2 main.py   the same training in two processes
+    torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 main.py   in two processes
 
 Writes runs/NAME/metrics.csv and runs/NAME/checkpoint.pt after every epoch, and at the end
 plots/loss_plot_NAME.png and plots/accuracy_plot_NAME.png.
@@ -11,7 +11,10 @@ plots/loss_plot_NAME.png and plots/accuracy_plot_NAME.png.
 
 from utils.command import run_command  # isort: split
 
+import math
+import re
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +25,24 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from dataset import Batches, Split, load_splits, prepare
-from model import MODELS, TITLES
-from utils import checkpoint, distributed, metrics
+from dataset import Batches, Split, digest, load_splits, prepare
+from model import MODELS, TITLES, check_logits
+from utils import checkpoint, distributed
 from utils.augment import make_augmentation
-from utils.files import PLOTS, atomic_write
-from utils.settings import check_settings, make_reproducible, parse_flags, select_device, setting
+from utils.checkpoint import History
+from utils.device import make_reproducible, select_device
+from utils.files import PLOTS, UserError, atomic_write
+from utils.metrics import describe_run, format_row
+from utils.settings import Parser, add_settings, check_settings, given_settings, setting
 
 
 @dataclass
 class Args:
-    """The args block: every setting, once. Change a default here, or pass the flag."""
+    """The args block: every setting, once. Change a default here, or pass the flag.
+
+    Raises:
+        UserError: for a value that its line does not allow.
+    """
 
     model_type: str = setting("LeNet5", "network", choices=MODELS)
     epochs: int = setting(20, "passes over the training images", 1)
@@ -43,10 +53,10 @@ class Args:
     data_dir: str = setting("data", "folder of the archives or of the extracted images")
     device: str = setting("auto", "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps")
     threads: int = setting(1, "CPU threads; another number changes the last digits", 1)
-    val_size: int = setting(0, "validate on the last N training images, not on the test set", 0)
+    val_size: int = setting(0, "validate on N of the training images, not on the test set", 0)
     init: str = setting("random", "initial weights: random, a file of weights, or a run")
     schedule: str = setting("constant", "learning rate schedule", choices=("constant", "onecycle"))
-    label_smoothing: float = setting(0.0, "share of each target spread over all digits", 0, 1)
+    label_smoothing: float = setting(0.0, "share of each target spread over all classes", 0, 1)
     weight_decay: float = setting(0.0, "L2 penalty", 0, 1)
     deskew: bool = setting(False, "remove the slant of every image, of the test images too")
     rotate: float = setting(0.0, "random rotation, in degrees", 0, 180)
@@ -54,6 +64,9 @@ class Args:
     stretch: float = setting(0.0, "random change of width and of height, as a share", 0, 1)
     shear: float = setting(0.0, "random shear, in pixels per pixel of height", 0, 10)
     elastic: float = setting(0.0, "random elastic distortion, standard deviation in pixels", 0, 28)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 # Sets of settings; what a recipe leaves out is as in the args block.
@@ -80,23 +93,26 @@ RECIPES: dict[str, dict[str, Any]] = {
 EVALUATION_BATCH = 1000  # images; without gradients larger batches are faster
 
 
+# --- An epoch ---------------------------------------------------------------------------------
+
+
 def train(
     model: nn.Module,
     batches: Batches,
     optimizer: torch.optim.Optimizer,
+    args: Args,
     scheduler: LRScheduler | None = None,
-    label_smoothing: float = 0.0,
     show_bar: bool = False,
 ) -> tuple[float, float]:
     """Train one epoch.
 
     Args:
-        model: from images [B, 1, 28, 28] to logits [B, 10], on the device of the batches.
+        model: from images [B, 1, 28, 28] to logits [B, classes], on the device of the batches.
         batches: the training images, in a new order each epoch.
         optimizer: of the model's parameters.
+        args: the settings. Of label_smoothing e (Szegedy et al., 2016) each of K classes gets
+            e / K of the target, and the label's class 1 - e on top.
         scheduler: sets the optimizer's learning rate after every step.
-        label_smoothing: share e of the target spread over all ten digits (Szegedy et al., 2016):
-            the label's digit has 1 - e + e / 10, the others have e / 10.
         show_bar: draws a progress bar, if stderr is a terminal.
 
     Returns:
@@ -109,7 +125,9 @@ def train(
     bar = tqdm(batches, unit=" steps", leave=False, disable=None if show_bar else True)
     for images, labels, whole_batch in bar:
         logits = model(images)
-        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+        loss = F.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=args.label_smoothing
+        )
         optimizer.zero_grad()
         # The mean over the whole batch: DDP averages the processes' gradients, so each is scaled.
         (loss * (distributed.world_size() / whole_batch)).backward()
@@ -140,17 +158,32 @@ def _means(sums: torch.Tensor, batches: Batches) -> tuple[float, float]:
     return loss / len(batches.labels), 100 * hits / len(batches.labels)
 
 
-def load_data(args: Args) -> tuple[Split, Split]:
-    """Check the settings, then load the images to train on and those to test or validate on.
+# --- A run ------------------------------------------------------------------------------------
+
+
+def build(
+    args: Args, device: torch.device
+) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
+    """Return the network, its optimizer and the random generator of a run, before its first step.
 
     Raises:
-        UserError: for settings that can't work, or data that can't be read.
+        UserError: if the network's logits are not one per class.
     """
-    check_settings(args)
-    training, evaluation = load_splits(args.data_dir, args.val_size)
-    model = checkpoint.initialize(MODELS[args.model_type](), args)
-    distributed.check_shares(model, len(training.labels), args.batch_size)
-    return training, evaluation
+    make_reproducible(args.seed, args.threads)
+    # The only random numbers after initialization come from here, so that a checkpoint needs no
+    # other state. Seeded by a draw, as the same seed would repeat the numbers of the weights.
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    model = MODELS[args.model_type]()
+    check_logits(model)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        args.lr,
+        args.momentum,
+        weight_decay=args.weight_decay,
+        fused=device.type != "mps",
+    )
+    return model, optimizer, generator
 
 
 def make_scheduler(
@@ -169,85 +202,125 @@ def make_scheduler(
     )
 
 
-def run(args: Args, folder: Path, verbose: bool = True) -> list[dict[str, float]]:
+def run(
+    args: Args,
+    folder: str | Path,
+    verbose: bool = True,
+    splits: tuple[Split, Split] | None = None,
+) -> History:
     """Train one network with one seed to args.epochs, from the folder's checkpoint if it has one.
 
+    Args:
+        args: the settings.
+        folder: of the run; metrics.csv and checkpoint.pt are written there after every epoch.
+        verbose: prints a line per epoch.
+        splits: the loaded images to train on and to evaluate on; None loads those of args.
+
     Returns:
-        The history, one dict per epoch: epoch, train_loss, train_accuracy (percent), test_loss,
-        test_accuracy (percent), seconds; with a val_size val_loss and val_accuracy instead.
+        The history, one dict per epoch: epoch, lr (of its first step), train_loss, train_accuracy
+        (percent), test_loss, test_accuracy (percent), seconds; with a val_size val_loss and
+        val_accuracy in place of the test's.
 
     Raises:
-        UserError: for wrong settings, data that can't be read, files that can't be written, and a
-            loss that is not finite; the checkpoint of the epoch before is kept.
+        UserError: for data that can't be read, a checkpoint that can't be resumed with these
+            settings, files that can't be written, and a loss that is not finite; the checkpoint of
+            the epoch before is kept.
     """
-    splits = load_data(args)
+    folder = Path(folder)
     verbose = verbose and distributed.rank() == 0
-    if verbose:
-        print(metrics.describe_run(args, folder, MODELS[args.model_type](), *splits), flush=True)
-    make_reproducible(args.seed, args.threads)
     device = select_device(args.device)
-    # The only random numbers after initialization come from here, so that a checkpoint needs no
-    # other state. Seeded by a draw, as the same seed would repeat the numbers of the weights.
-    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    model = checkpoint.initialize(MODELS[args.model_type](), args)
-    model = model.to(device).to(memory_format=torch.channels_last)
-    decay, fused = args.weight_decay, device.type != "mps"
-    optimizer = torch.optim.SGD(
-        model.parameters(), args.lr, args.momentum, weight_decay=decay, fused=fused
-    )
-    history = checkpoint.restore(folder, args, model, optimizer, generator)
+    splits = splits or load_splits(args.data_dir, args.val_size)
+    model, optimizer, generator = build(args, device)
+    distributed.check_shares(model, len(splits[0].labels), args.batch_size)
+    data = [digest(split) for split in splits]
+    history = checkpoint.restore(folder, args, data, model, optimizer, generator)
+    if verbose:
+        sizes = len(splits[0].labels), len(splits[1].labels)
+        print(describe_run(args, folder, model, device, sizes), flush=True)
+        if len(history) == args.epochs:
+            print("already finished:", format_row(history[-1]))
     started = time.perf_counter()  # the first epoch's seconds hold the preparation too
     training, evaluation = (prepare(split, args.deskew, device) for split in splits)
     augmentation = make_augmentation(args, device)
     batches = Batches(training, args.batch_size, generator, augmentation)
-    test_batches = Batches(evaluation, EVALUATION_BATCH)
+    evaluation_batches = Batches(evaluation, EVALUATION_BATCH)
     scheduler = make_scheduler(args, optimizer, len(batches), len(history))
     ddp_model = distributed.wrap_ddp(model, device)
-    checkpoint.save_run(folder, args, model, optimizer, generator, history)
-    if verbose and len(history) == args.epochs:
-        print("already finished:", metrics.format_row(history[-1]))
+    split = "val" if args.val_size else "test"
     for epoch in range(len(history) + 1, args.epochs + 1):
         # Dropout's masks: new in each epoch, different in each process.
         seed = int(torch.randint(2**62, (), generator=generator))
         torch.manual_seed(seed + distributed.rank())
-        trained = train(ddp_model, batches, optimizer, scheduler, args.label_smoothing, verbose)
-        tested = test(ddp_model, test_batches)  # which takes rank 0's batch norm statistics
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        history.append(metrics.make_row(folder, args, epoch, trained, tested, seconds))
-        checkpoint.save_run(folder, args, model, optimizer, generator, history)
+        row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
+        row["train_loss"], row["train_accuracy"] = train(
+            ddp_model, batches, optimizer, args, scheduler, verbose
+        )
+        # With rank 0's batch norm statistics.
+        row[f"{split}_loss"], row[f"{split}_accuracy"] = test(ddp_model, evaluation_batches)
+        if not math.isfinite(row["train_loss"] + row[f"{split}_loss"]):
+            raise UserError(
+                f"{folder}: the loss is not finite in epoch {epoch}; try a smaller --lr than "
+                f"{args.lr} or a larger --batch_size than {args.batch_size}"
+            )
+        row["seconds"], started = time.perf_counter() - started, time.perf_counter()
+        history.append(row)
+        checkpoint.save_run(folder, args, data, model, optimizer, generator, history)
         if verbose:
-            print(metrics.format_row(history[-1]), flush=True)
+            print(format_row(row), flush=True)
     return history
+
+
+# --- The command ------------------------------------------------------------------------------
+
+
+def parse_flags() -> tuple[bool, str | None, dict[str, Any]]:
+    """Return whether to resume, the run's name, and the settings that the flags give."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--name", help="of the run's folder in runs/ (default: the model_type)")
+    parser.add_argument("--resume", action="store_true", help="resume the newest run, or NAME")
+    add_settings(parser, Args, RECIPES)
+    flags = parser.parse_args()
+    if flags.name is not None and not re.fullmatch(r"[\w-][\w.-]*", flags.name):
+        parser.error(f"--name {flags.name!r}: use letters, digits, '-', '_' and '.'")
+    if flags.resume and flags.recipe is not None:
+        parser.error("--resume takes its settings from the run; leave --recipe out")
+    return flags.resume, flags.name, given_settings(flags, Args, RECIPES)
 
 
 def main() -> None:
     """Train as the flags say, and plot the curves."""
-    flags, given = parse_flags(Args, RECIPES, __doc__)
-    job = None
-    if distributed.rank() == 0:  # the others wait for it in init_processes()
-        if flags.resume:
-            args, folder, _lock = checkpoint.resume_run(Args, given, flags.name)
-        else:
-            args = Args(**given)
-            load_data(args)  # first, so that a run that can't start leaves no folder
-            folder, _lock = checkpoint.new_run(args.model_type, flags.name)
-        job = args, folder
+    resume, name, given = parse_flags()
     distributed.init_processes()
-    args, folder = distributed.broadcast(job)
-    try:
-        history = run(args, folder)
-    except KeyboardInterrupt:
-        hint = f"interrupted; to resume: python main.py --resume --name {folder.name}"
-        raise KeyboardInterrupt(hint) from None
-    distributed.end_processes()
-    if distributed.rank() == 0:
-        from utils.plots import plot_run
+    with ExitStack() as held:  # rank 0's lock on the run's folder
 
-        for metric in ("loss", "accuracy"):
-            path = PLOTS / f"{metric}_plot_{folder.name}.png"
-            atomic_write(path, plot_run(metric, folder.name, args.model_type, history, TITLES))
-            print(path)
-        print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
+        def open_run() -> tuple[Args, Path]:
+            if resume:
+                return held.enter_context(checkpoint.resumed_run(Args, given, name))
+            args = Args(**given)
+            return args, held.enter_context(checkpoint.new_run(args.model_type, name))
+
+        args, folder = distributed.broadcast(open_run)
+        try:
+            history = run(args, folder)
+        except KeyboardInterrupt:
+            hint = "interrupted before the first epoch ended: nothing is kept"
+            if checkpoint.has_checkpoint(folder):
+                hint = f"interrupted; to resume: python main.py --resume --name {folder.name}"
+            raise KeyboardInterrupt(hint) from None
+        distributed.end_processes()
+        if distributed.rank() == 0:
+            plot_curves(args, folder, history)
+
+
+def plot_curves(args: Args, folder: Path, history: History) -> None:
+    """Write a run's loss and accuracy plot, and print where everything is."""
+    from utils.plots import plot_run  # here, as matplotlib takes a while to import
+
+    for metric in ("loss", "accuracy"):
+        path = PLOTS / f"{metric}_plot_{folder.name}.png"
+        atomic_write(path, plot_run(metric, folder.name, args.model_type, history, TITLES))
+        print(path)
+    print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python model.py
 
 prints for each network its torchsummary table and the sum behind every layer's parameter count.
-Every network takes images [B, 1, 28, 28] (float32) and returns logits [B, 10] (float32).
+Every network takes images [B, 1, 28, 28] (float32) and returns logits [B, classes] (float32).
 """
 
 from utils.command import run_command  # isort: split
@@ -13,6 +13,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from utils.classes import CLASSES
+from utils.files import UserError
+from utils.settings import Parser
+
+NUM_CLASSES = len(CLASSES)
 
 
 class LeNet5(nn.Module):
@@ -33,10 +39,10 @@ class LeNet5(nn.Module):
         self.pool2 = nn.MaxPool2d(2)
         self.fc1 = nn.Linear(16 * 4 * 4, 120)
         self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, 10)
+        self.fc3 = nn.Linear(84, NUM_CLASSES)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images [B, 1, 28, 28] to logits [B, 10]."""
+        """Map images [B, 1, 28, 28] to logits [B, classes]."""
         x = self.pool1(F.relu(self.conv1(images)))  # [B, 6, 12, 12]
         x = self.pool2(F.relu(self.conv2(x)))  # [B, 16, 4, 4]
         x = F.relu(self.fc1(x.flatten(1)))
@@ -65,10 +71,10 @@ class LeNet5_regularization(nn.Module):
         self.bn3 = nn.BatchNorm1d(120)
         self.fc2 = nn.Linear(120, 84)
         self.dropout = nn.Dropout(0.5)
-        self.fc3 = nn.Linear(84, 10)
+        self.fc3 = nn.Linear(84, NUM_CLASSES)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images [B, 1, 28, 28] to logits [B, 10]; in train mode B must be at least 2."""
+        """Map images [B, 1, 28, 28] to logits [B, classes]; in train mode B must be at least 2."""
         x = self.pool1(F.relu(self.bn1(self.conv1(images))))  # [B, 6, 12, 12]
         x = self.pool2(F.relu(self.bn2(self.conv2(x))))  # [B, 16, 4, 4]
         x = F.relu(self.bn3(self.fc1(x.flatten(1))))
@@ -83,10 +89,10 @@ class CustomMLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(28 * 28, 56)
         self.fc2 = nn.Linear(56, 28)
-        self.fc3 = nn.Linear(28, 10)
+        self.fc3 = nn.Linear(28, NUM_CLASSES)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images [B, 1, 28, 28] to logits [B, 10]."""
+        """Map images [B, 1, 28, 28] to logits [B, classes]."""
         x = F.relu(self.fc1(images.flatten(1)))
         x = F.relu(self.fc2(x))
         return self.fc3(x)
@@ -133,8 +139,22 @@ def count_parameters(model_type: str) -> int:
     return sum(parameter.numel() for parameter in MODELS[model_type]().parameters())
 
 
+def check_logits(model: nn.Module) -> None:
+    """Raise UserError unless the network maps images to one logit per class."""
+    training = model.training
+    with torch.no_grad():
+        shape = tuple(model.eval()(torch.zeros(2, 1, 28, 28)).shape)
+    model.train(training)
+    if shape != (2, NUM_CLASSES):
+        raise UserError(
+            f"{type(model).__name__} in model.py: maps two images to logits {shape}, not to "
+            f"{(2, NUM_CLASSES)}: one for each class of utils/classes.py"
+        )
+
+
 def main() -> None:
     """Print the summary and the parameter sums of every network."""
+    Parser(description=__doc__).parse_args()
     from torchsummary import summary  # here, as training does not need it
 
     for name, network in MODELS.items():

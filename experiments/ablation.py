@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from compare import markdown
-from comparison.runs import cores, group_folder, run_folder, train_all
+from comparison.identity import group_folder, run_folder
+from comparison.runs import cores, train_all
 from comparison.stats import describe, format_mean
 from dataset import describe_data, digest, load_splits, prepare
 from experiments.plots import plot_ablation, plot_augmentation
@@ -28,7 +29,7 @@ from experiments.study import (
     refuse_trials,
     write_study,
 )
-from main import RECIPES, Args, load_data, run
+from main import RECIPES, Args, run
 from model import TITLES
 from utils.augment import deskew, make_augmentation
 from utils.settings import Parser
@@ -174,7 +175,9 @@ def train_steps(flags: argparse.Namespace) -> dict[tuple[str, str], list[float]]
         if flags.epochs is None or name not in KEPT
     }
     for own in runs.values():
-        splits = load_data(own[0])  # before any training, so that mistakes show at once
+        splits = load_splits(
+            own[0].data_dir, own[0].val_size
+        )  # before any training, so that mistakes show at once
     data = [digest(split) for split in splits]
     folders = {
         key: [run_folder(args, group_folder(args, data)) for args in own]
@@ -193,7 +196,6 @@ def main() -> None:
     """Train what is missing, then report the ablation."""
     flags = parse_flags()
     args = Args(flags.models[0], data_dir=flags.data_dir, val_size=flags.val_size, **BEST)
-    load_data(args)
     data = describe_data(flags.data_dir, flags.val_size)
     refuse_other_data(flags, data)
     accuracies = train_steps(flags)

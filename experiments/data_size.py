@@ -12,7 +12,6 @@ from utils.command import run_command  # isort: split
 
 import argparse
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from typing import Any
 import torch
 
 from compare import markdown
-from comparison.runs import cores, group_folder, run_folder, train_all
+from comparison.identity import group_folder, run_folder
+from comparison.runs import cores, train_all
 from comparison.stats import describe, first_reached, format_mean
-from dataset import Batches, Split, describe_data, digest, load_splits, prepare
+from dataset import Split, describe_data, digest, load_splits
 from experiments.plots import plot_data_size
 from experiments.study import (
     describe_setup,
@@ -32,13 +32,12 @@ from experiments.study import (
     refuse_trials,
     write_study,
 )
-from main import EVALUATION_BATCH, RECIPES, Args, load_data, make_scheduler, test, train
+from main import RECIPES, Args
+from main import run as train_run
 from model import MODELS, TITLES
-from utils.augment import make_augmentation
-from utils.checkpoint import save_run
+from utils.checkpoint import History
 from utils.files import UserError
-from utils.metrics import make_row
-from utils.settings import Parser, make_reproducible, select_device, setting
+from utils.settings import Parser, setting
 
 SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 60_000]
 STEPS = 2000
@@ -76,33 +75,17 @@ def nested_order(labels: torch.Tensor) -> torch.Tensor:
     return place.argsort(stable=True)
 
 
-def run(args: StudyArgs, folder: Path, verbose: bool = True) -> list[dict[str, float]]:
+def run(args: StudyArgs, folder: Path, verbose: bool = True) -> History:
     """Train on the first images of the nested order, repeated to fill all steps; test once.
 
     Returns:
-        The history of the one pass, as main.run() returns it. Nothing is printed.
+        The history of the one pass, as main.run() returns it.
     """
-    training, evaluation = load_data(args)
-    make_reproducible(args.seed, args.threads)
-    device = select_device(args.device)
-    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    model = MODELS[args.model_type]().to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum)
-    started = time.perf_counter()
+    training, evaluation = load_splits(args.data_dir, args.val_size)
     chosen = nested_order(training.labels)[: args.images]
-    subset = prepare(Split(*(part[chosen] for part in training)), args.deskew, device)
-    repeated = torch.arange(args.steps * args.batch_size, device=device) % len(chosen)
-    augmentation = make_augmentation(args, device)
-    batches = Batches(
-        Split(*(part[repeated] for part in subset)), args.batch_size, generator, augmentation
-    )
-    scheduler = make_scheduler(args, optimizer, len(batches), 0)
-    trained = train(model, batches, optimizer, scheduler)
-    tested = test(model, Batches(prepare(evaluation, args.deskew, device), EVALUATION_BATCH))
-    seconds = time.perf_counter() - started
-    history = [make_row(folder, args, 1, trained, tested, seconds)]
-    save_run(folder, args, model, optimizer, generator, history)
-    return history
+    repeated = chosen[torch.arange(args.steps * args.batch_size) % len(chosen)]
+    subset = Split(training.images[repeated], training.labels[repeated])
+    return train_run(args, folder, verbose, (subset, evaluation))
 
 
 # --- All runs ---------------------------------------------------------------------------------
@@ -126,7 +109,6 @@ def train_points(flags: argparse.Namespace) -> list[dict[str, Any]]:
     for model_type, augmented, images in keys:
         changed = shared | (AUGMENTATION if augmented else {})
         own = [StudyArgs(model_type, seed=s, images=images, **changed) for s in range(flags.seeds)]
-        load_data(own[0])
         if images > count:
             raise UserError(f"--sizes {images}: there are only {count:,} images to train on")
         group = group_folder(own[0], data, (run, nested_order))
@@ -289,5 +271,5 @@ def main() -> None:
     write_study("data_size", study, render(study), {"data_size": picture}, flags.publish)
 
 
-if __name__ == "__main__":
+if __name__ == "__main_":
     run_command(main)

@@ -19,16 +19,18 @@ import torch
 from tqdm import tqdm
 
 from compare import collect, markdown, probabilities
-from comparison.runs import cores, group_folder, is_finished, run_folder
+from comparison.identity import group_folder, run_folder
+from comparison.runs import cores, is_finished
 from comparison.stats import describe, first_reached, format_mean
-from dataset import Split, describe_data, digest, prepare
+from dataset import Split, describe_data, digest, load_splits, prepare
 from experiments import perturb
 from experiments.plots import plot_robustness
 from experiments.study import describe_setup, refuse_other_data, refuse_trials, write_study
-from main import RECIPES, Args, load_data
+from main import RECIPES, Args
 from model import MODELS, TITLES
+from utils.device import select_device
 from utils.files import UserError
-from utils.settings import Parser, select_device
+from utils.settings import Parser
 
 FIRST_SEEDS = {"baseline": 0, "best": 10}  # of each recipe's runs
 SEED = 0  # of directions, places and noise
@@ -269,7 +271,7 @@ def parse_flags() -> argparse.Namespace:
 def main() -> None:
     """Perturb the test images, then report how well the finished runs read them."""
     flags = parse_flags()
-    splits = load_data(Args(flags.models[0], epochs=flags.epochs, data_dir=flags.data_dir))
+    splits = load_splits(flags.data_dir, 0)
     data = describe_data(flags.data_dir)
     refuse_other_data(flags, data)
     runs = find_runs(flags, [digest(split) for split in splits])

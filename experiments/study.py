@@ -11,8 +11,9 @@ import torch
 from compare import RESULTS
 from comparison.stats import METHOD
 from utils.checkpoint import RUNS, load_checkpoint
+from utils.device import processor_name
 from utils.files import UserError, with_table, write_all
-from utils.settings import Parser, processor_name
+from utils.settings import Parser
 
 
 def refuse_trials(parser: Parser, flags: argparse.Namespace, seeds: int, fixed: list[str]) -> None:

@@ -1,60 +1,102 @@
-"""Runs on disk: their folders and locks, checkpoints, weights, which run may be resumed how."""
+"""Runs on disk: their folders and locks, checkpoints and weights, and which run may be resumed."""
 
 import csv
 import dataclasses
 import io
 import pickle
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 from utils.distributed import rank
 from utils.files import UserError, acquire_lock, atomic_write
 
 RUNS = Path("runs")
-PARTS = ("model", "settings")  # of every checkpoint and file of weights
+# Settings that a resumed run may change: not what is computed, but where and with which images'
+# copy. Another device or number of threads changes the last digits.
+FREE = ("data_dir", "device", "threads")
 LOAD_ERRORS = (
     # A damaged file.
     *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile),
-    *(LookupError, TypeError, ValueError),  # another version's content
+    *(LookupError, TypeError, ValueError),  # another program's content
 )
+NEW_RUN = "start a new run under another --name; predict.py --run still uses this one"
+History = list[dict[str, float]]  # a dict per epoch, with the columns of metrics.csv
 
 
 # --- Folders ----------------------------------------------------------------------------------
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Return whether a run has begun in the folder."""
+    """Return whether a run has finished an epoch in the folder."""
     return (folder / "checkpoint.pt").is_file()
 
 
-def new_run(model_type: str, name: str | None) -> tuple[Path, FileLock]:
-    """Return the locked folder of a new run: NAME, else MODEL, MODEL-2, MODEL-3 and so on.
+@contextmanager
+def new_run(model_type: str, name: str | None) -> Iterator[Path]:
+    """Hold the folder of a new run: runs/NAME, else MODEL, MODEL-2, MODEL-3 and so on.
+
+    A run that ends before its first checkpoint leaves nothing, and its name free.
 
     Raises:
         UserError: if NAME is taken, or the folder can't be made.
     """
     for number in count(1):
         folder = RUNS / (name or (model_type if number == 1 else f"{model_type}-{number}"))
-        if not has_checkpoint(folder):
-            lock = acquire_lock(folder)
-            # Looked at again, as another process may have trained here until now.
-            if lock and not has_checkpoint(folder):
-                return folder, lock
-        if name:
+        lock = None if has_checkpoint(folder) else acquire_lock(folder)
+        # Looked at again, as another process may have trained here until now.
+        if lock and not has_checkpoint(folder):
             break
-    raise UserError(
-        f"{folder}: taken by another run; choose another --name, or resume that run: "
-        f"--resume --name {name}"
-    )
+        if name:
+            raise UserError(
+                f"{folder}: taken by another run; choose another --name, or resume that run: "
+                f"--resume --name {name}"
+            )
+    try:
+        yield folder
+    finally:
+        lock.release()
+        if not has_checkpoint(folder):
+            Path(lock.lock_file).unlink(missing_ok=True)
+            with suppress(OSError):  # other files are in it
+                folder.rmdir()
+                RUNS.rmdir()
 
 
-def newest_run(model_type: str | None) -> Path:
+@contextmanager
+def resumed_run(args_class: type, given: dict[str, Any], name: str | None) -> Iterator[tuple]:
+    """Hold the folder of the run to resume; yields its settings, with those given, and the folder.
+
+    Args:
+        args_class: the dataclass of the settings.
+        given: settings asked for; restore() refuses those that the run can't take over.
+        name: of the run; None takes the newest, of the network if that is given.
+
+    Raises:
+        UserError: if there is no such run, or another process is training it.
+    """
+    folder = RUNS / name if name else _newest_run(given.get("model_type"))
+    if not has_checkpoint(folder):
+        raise UserError(f"{folder}: no checkpoint to resume from; start without --resume")
+    lock = acquire_lock(folder)
+    if lock is None:
+        raise UserError(f"{folder}: another process is training this run; wait until it ends")
+    try:
+        saved = load_checkpoint(folder)["settings"]
+        known = {field.name for field in dataclasses.fields(args_class)}
+        settings = {key: value for key, value in saved.items() if key in known}
+        yield args_class(**(settings | given)), folder
+    finally:
+        lock.release()
+
+
+def _newest_run(model_type: str | None) -> Path:
     """Return the folder of the run that was trained last, of any network or of the given one."""
     paths = sorted(RUNS.glob("*/checkpoint.pt"), key=lambda path: path.stat().st_mtime_ns)
     for path in reversed(paths):
@@ -69,120 +111,169 @@ def newest_run(model_type: str | None) -> Path:
 def save_run(
     folder: Path,
     args: Any,
+    data: list[str],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
-    history: list[dict[str, float]],
+    history: History,
 ) -> None:
-    """Write checkpoint.pt, then metrics.csv, each atomically; only rank 0 writes."""
+    """Write checkpoint.pt, then metrics.csv, each atomically; only rank 0 writes.
+
+    Args:
+        folder: of the run.
+        args: its settings, a dataclass.
+        data: digests of the images and labels to train on and to evaluate on.
+        model, optimizer, generator: as they are after the last epoch.
+        history: of the epochs done, at least one.
+    """
     if rank() != 0:
         return
     checkpoint = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "optimizer_type": type(optimizer).__name__,
         "generator": generator.get_state(),
         "epoch": len(history),
         "history": history,
         "settings": dataclasses.asdict(args),
+        "data": data,
     }
     content = io.BytesIO()
     torch.save(checkpoint, content)
     atomic_write(folder / "checkpoint.pt", content.getbuffer())
-    if history:
-        text = io.StringIO()
-        table = csv.DictWriter(text, history[0], lineterminator="\n")
-        table.writeheader()
-        table.writerows(history)
-        atomic_write(folder / "metrics.csv", text.getvalue().encode())
+    text = io.StringIO()
+    table = csv.DictWriter(text, history[0], lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    atomic_write(folder / "metrics.csv", text.getvalue().encode())
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: damaged, or of another version of this program ({type(error).__name__}); "
-        "remove it, or choose another"
-    )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Return what save_run() or save_weights() wrote, on the CPU; UserError if it is damaged."""
+def _load(path: Path, parts: Mapping[str, type]) -> dict[str, Any]:
+    """Return a file's content, on the CPU; UserError if it is damaged or lacks one of the parts."""
     try:
         with zipfile.ZipFile(path) as file:  # as PyTorch does not check the sums
             if name := file.testzip():
-                raise ValueError(f"{name} is damaged")
+                raise ValueError(f"{name} has changed")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if not all(isinstance(content[part], dict) and content[part] for part in PARTS):
-            raise ValueError("a part is missing")
     except LOAD_ERRORS as error:
-        raise _unreadable(path, error) from error
+        raise UserError(
+            f"{path}: damaged, or no file of weights ({type(error).__name__}); take another, such "
+            "as a copy of it"
+        ) from error
+    for part, kind in parts.items():
+        if not isinstance(content, dict) or not isinstance(content.get(part), kind):
+            raise UserError(f"{path}: not a file of this program, as it has no {part!r}")
     return content
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Return a run's checkpoint, on the CPU; UserError if it is missing or damaged.
 
-    Its keys: model and optimizer (state dicts), generator (the state of the run's random
-    generator), epoch (how many are done), history (a dict per epoch), settings (a dict).
+    Its keys: model and optimizer (state dicts), optimizer_type (the optimizer's class), generator
+    (the state of the run's random generator), epoch (how many are done), history (a dict per
+    epoch), settings (a dict), data (digests of the images).
     """
-    path = folder / "checkpoint.pt"
-    if not path.is_file():
-        raise UserError(f"{path}: no checkpoint to resume from; start without --resume")
-    checkpoint = _load(path)
-    try:
-        if checkpoint["epoch"] != len(checkpoint["history"]):
-            raise ValueError("the parts contradict each other")
-    except LOAD_ERRORS as error:
-        raise _unreadable(path, error) from error
-    return checkpoint
+    parts = {
+        "model": dict,
+        "optimizer": dict,
+        "generator": torch.Tensor,
+        "epoch": int,
+        "history": list,
+        "settings": dict,
+    }
+    return _load(folder / "checkpoint.pt", parts)
 
 
-def check_settings_kept(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None:
-    """Raise UserError if a run was trained so far with other settings than it is to go on with."""
-    free = {"data_dir", "device", "threads"}
-    if args.schedule == "constant":  # others are laid out for a number of epochs
-        free.add("epochs")
-    for name, value in checkpoint["settings"].items():
-        if name not in free and getattr(args, name, None) != value:
-            raise UserError(
-                f"{folder}: was trained with {name} {value}, not {getattr(args, name, 'without')}; "
-                "remove the folder to train it anew"
-            )
+# --- Resuming ---------------------------------------------------------------------------------
 
 
 def restore(
     folder: Path,
     args: Any,
+    data: list[str],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
-) -> list[dict[str, float]]:
-    """Put the folder's checkpoint, if it has one, into model, optimizer and generator.
+) -> History:
+    """Put the folder's checkpoint, else the initial weights of args.init, into what is given.
+
+    Args:
+        folder: of the run.
+        args: the settings to train with from here on.
+        data: digests of the images and labels to train on and to evaluate on.
+        model, optimizer, generator: as they are before the first epoch; changed in place.
 
     Returns:
         The history of the epochs done, empty if there is no checkpoint.
 
     Raises:
-        UserError: for a damaged checkpoint, or one of other settings than args.
+        UserError: for a checkpoint that is damaged, or that can't be resumed with these settings,
+            images, network or optimizer.
     """
     if not has_checkpoint(folder):
+        if args.init != "random":
+            _load_initial_weights(model, args)
         return []
     checkpoint = load_checkpoint(folder)
-    check_settings_kept(folder, args, checkpoint)
-    try:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        generator.set_state(checkpoint["generator"])
-    except LOAD_ERRORS as error:
-        raise _unreadable(folder / "checkpoint.pt", error) from error
+    _check_settings(folder, args, checkpoint)
+    if checkpoint.get("data", data) != data:
+        raise UserError(
+            f"{folder}: the images or labels in {args.data_dir} are not those it was trained on; "
+            "pass the --data_dir that has them, or start a new run"
+        )
+    source = f"{folder / 'checkpoint.pt'}"
+    trained_with, now = checkpoint.get("optimizer_type", "SGD"), type(optimizer).__name__
+    if trained_with != now:
+        raise UserError(f"{source}: was trained with {trained_with}, not with {now}; {NEW_RUN}")
+    put_weights(model, checkpoint["model"], source)
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    generator.set_state(checkpoint["generator"])
     return checkpoint["history"]
+
+
+def _check_settings(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None:
+    """Raise UserError unless a run may go on with these settings: the one rule of resuming.
+
+    What the numbers depend on must be as it was. The epochs may become more, unless a schedule was
+    laid out for them.
+    """
+    saved, now = checkpoint["settings"], dataclasses.asdict(args)
+    may_change = FREE + (("epochs",) if args.schedule == "constant" else ())
+    for name, value in saved.items():
+        if name in may_change:
+            continue
+        if name not in now:
+            raise UserError(
+                f"{folder}: was trained with {name} {value}, a setting that main.py no longer "
+                f"has; put it back, or {NEW_RUN}"
+            )
+        if now[name] != value:
+            raise UserError(
+                f"{folder}: was trained with --{name} {value}, not {now[name]}; leave the flag "
+                f"out to resume, or {NEW_RUN}"
+            )
+    for field in dataclasses.fields(args):
+        value = now[field.name]
+        if field.name not in saved and value != field.default:
+            raise UserError(f"{folder}: was trained without --{field.name} {value}; {NEW_RUN}")
+    if args.epochs < checkpoint["epoch"]:
+        raise UserError(
+            f"{folder}: has {checkpoint['epoch']} epochs already, more than --epochs {args.epochs}"
+        )
 
 
 # --- Weights ----------------------------------------------------------------------------------
 
 
-def pack_weights(model_type: str, deskew: bool, weights: dict[str, torch.Tensor]) -> bytes:
-    """Return the content of a file that holds what it takes to use a network, not to resume it."""
+def pack_weights(
+    model_type: str, deskew: bool, weights: dict[str, torch.Tensor], temperature: float = 1.0
+) -> bytes:
+    """Return the content of a file that holds what it takes to use a network, not to resume it.
+
+    The temperature divides the logits, see reading/classifier.py.
+    """
     content = io.BytesIO()
-    settings = {"model_type": model_type, "deskew": deskew}
+    settings = {"model_type": model_type, "deskew": deskew, "temperature": temperature}
     torch.save({"model": weights, "settings": settings}, content)
     return content.getvalue()
 
@@ -201,95 +292,41 @@ def find_weights(source: str) -> Path:
 
 
 def load_weights(source: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return the settings (model_type and deskew at least) and the state dict of a source.
+    """Return the settings (model_type, deskew and temperature at least) and state dict of a source.
 
     Raises:
-        UserError: if it is missing or damaged.
+        UserError: if it is missing, damaged, or not finite.
     """
     path = find_weights(source)
-    content = _load(path)
-    settings, weights = content["settings"], content["model"]
-    try:
-        if not isinstance(settings["model_type"], str) or not isinstance(settings["deskew"], bool):
-            raise ValueError("settings of another kind")
-        if not all(torch.isfinite(value).all() for value in weights.values()):
-            raise ValueError("weights that are not finite")
-    except LOAD_ERRORS as error:
-        raise _unreadable(path, error) from error
+    content = _load(path, {"model": dict, "settings": dict})
+    settings, weights = {"temperature": 1.0} | content["settings"], content["model"]
+    for name, kind in {"model_type": str, "deskew": bool, "temperature": float}.items():
+        if not isinstance(settings.get(name), kind):
+            raise UserError(f"{path}: not a file of this program, as it has no setting {name!r}")
+    if not all(torch.is_tensor(value) and value.isfinite().all() for value in weights.values()):
+        raise UserError(f"{path}: its weights are not finite numbers; take others")
     return settings, weights
 
 
-def initialize(model: nn.Module, args: Any) -> nn.Module:
-    """Give a new model the weights that args.init asks for, random ones being there already.
+def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
+    """Load weights into a model; UserError names the first that does not fit it."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in weights.items()}
+    for name in expected | shapes:
+        if expected.get(name) != shapes.get(name):
+            raise UserError(
+                f"{source}: does not fit {type(model).__name__} as it is in model.py now: {name} "
+                f"is {shapes.get(name, 'missing')} there and {expected.get(name, 'missing')} here"
+            )
+    model.load_state_dict(weights)
 
-    Raises:
-        UserError: if these weights are of another network, or were trained on images that were
-            prepared in another way.
-    """
-    if args.init == "random":
-        return model
+
+def _load_initial_weights(model: nn.Module, args: Any) -> None:
     settings, weights = load_weights(args.init)
     for name in ("model_type", "deskew"):
         if settings[name] != getattr(args, name):
             raise UserError(
                 f"--init {args.init}: was trained with {name} {settings[name]}, not "
-                f"{getattr(args, name)}; pass the same"
+                f"{getattr(args, name)}; pass the --{name} that it was trained with"
             )
-    put_weights(model, weights, args.init)
-    return model
-
-
-def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Put a state dict into a model; UserError if names or shapes differ from the model's."""
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(
-            f"{source}: its weights do not fit {type(model).__name__} as it is in model.py now; "
-            "choose others, or train it again"
-        ) from error
-
-
-# --- Resuming ---------------------------------------------------------------------------------
-
-
-def resume_run(
-    args_class: type, given: dict[str, Any], name: str | None
-) -> tuple[Any, Path, FileLock]:
-    """Find a run, lock it, and return its settings, its folder and the lock.
-
-    Args:
-        args_class: the dataclass of the settings.
-        given: settings asked for; but for a number of epochs they must be the run's own.
-        name: of the run; None takes the newest.
-    """
-    folder = RUNS / name if name else newest_run(given.get("model_type"))
-    load_checkpoint(folder)  # before a lock could make a folder of a mistyped name
-    lock = acquire_lock(folder)
-    if lock is None:
-        raise UserError(f"{folder}: another process is training this run; wait until it ends")
-    checkpoint = load_checkpoint(folder)
-    try:
-        args = args_class(**checkpoint["settings"])
-    except TypeError as error:
-        raise _unreadable(folder / "checkpoint.pt", error) from error
-    return _merge(args, checkpoint["epoch"], given, folder), folder, lock
-
-
-def _merge(args: Any, epochs_done: int, given: dict[str, Any], folder: Path) -> Any:
-    """Return a run's settings with the epochs asked for; UserError if other settings differ."""
-    for name, value in given.items():
-        if name != "epochs" and value != getattr(args, name):
-            raise UserError(
-                f"{folder}: was started with --{name} {getattr(args, name)}, not {value}; leave "
-                "the flag out, or start a new run without --resume"
-            )
-    epochs = given.get("epochs", args.epochs)
-    if args.schedule != "constant" and epochs != args.epochs:
-        raise UserError(
-            f"{folder}: its {args.schedule} schedule was laid out for {args.epochs} epochs; leave "
-            "--epochs out, or start a new run without --resume"
-        )
-    if epochs < epochs_done:
-        raise UserError(f"{folder}: has {epochs_done} epochs already, more than --epochs {epochs}")
-    return dataclasses.replace(args, epochs=epochs)
+    put_weights(model, weights, f"--init {args.init}")

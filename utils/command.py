@@ -1,4 +1,4 @@
-"""How every command starts and ends. Commands import this first."""
+"""How every command starts and ends. Commands import this before anything else."""
 
 import os
 import signal
@@ -10,25 +10,26 @@ from typing import NoReturn
 from utils.files import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-if Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve().parent in (
-    ROOT,
-    ROOT / "experiments",
-    ROOT / "tests",
-):
-    # A command of this project is starting: Ctrl-C ends its imports without a traceback.
+COMMANDS = (ROOT, ROOT / "experiments", ROOT / "tests")
+
+if Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve().parent in COMMANDS:
+    # A command is starting, not a notebook: Ctrl-C ends its imports without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Services and pythonw have no terminal; libraries write to it all the same.
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a script's main() and exit: after a UserError with its line on stderr and code 2."""
-    # Scripts let Ctrl-C end their imports at once; from here on it may leave a message.
+    # Commands let Ctrl-C end their imports at once; from here on it may leave a message.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        rank = os.environ.get("RANK", "0")  # of torchrun's processes; most errors all of them meet
-        print(error if rank == "0" else f"rank {rank}: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)

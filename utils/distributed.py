@@ -2,10 +2,14 @@
 
     https://docs.pytorch.org/docs/stable/elastic/run.html
 
-Without torchrun there is one process of rank 0, and nothing here has an effect.
+Rank and number come from the process group, never from the environment, which cluster launchers
+fill as they please. Without torchrun there is one process of rank 0, and nothing here has an
+effect.
 """
 
 import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,17 +22,17 @@ from utils.files import UserError
 
 def rank() -> int:
     """Return this process's number; rank 0 alone prints and writes."""
-    return int(os.environ.get("RANK", "0"))
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
     """Return the number of processes."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def init_processes() -> None:
     """Join the processes of torchrun: gloo carries CPU tensors, NCCL those of this rank's GPU."""
-    if "RANK" not in os.environ:
+    if not dist.is_torchelastic_launched():
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -44,6 +48,12 @@ def end_processes() -> None:
         dist.destroy_process_group()
 
 
+def refuse_launcher() -> None:
+    """Raise UserError under torchrun: for commands that start processes of their own."""
+    if dist.is_torchelastic_launched():
+        raise UserError("this command starts its own processes; run it without torchrun")
+
+
 def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all processes."""
     if dist.is_initialized():
@@ -51,12 +61,26 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def broadcast(value: Any) -> Any:
-    """Return rank 0's value on every process."""
-    values = [value]
+def broadcast(make: Callable[[], Any]) -> Any:
+    """Call make() on rank 0 alone and return its result on every process.
+
+    Raises:
+        UserError: on rank 0, if make() does; the other processes then end too, silently.
+    """
+    result, error = None, None
+    if rank() == 0:
+        try:
+            result = make()
+        except UserError as raised:
+            error = raised
+    outcome = [result, error]
     if dist.is_initialized():
-        dist.broadcast_object_list(values)
-    return values[0]
+        dist.broadcast_object_list(outcome)
+    if error:
+        raise error
+    if outcome[1]:
+        sys.exit(2)
+    return outcome[0]
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:

@@ -1,12 +1,16 @@
 """Atomic writes, locks, and the error that ends in one line."""
 
+import errno
 import os
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 PLOTS = Path("plots")  # what the user's own runs draw
+NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)  # of network drives without locks
 
 
 class UserError(Exception):
@@ -53,36 +57,35 @@ def write_all(files: Mapping[Path, bytes | memoryview]) -> None:
         ) from error
 
 
-def markers(name: str) -> tuple[str, str]:
-    """Return the lines of a README between which the table of that name stands."""
-    return f"<!-- {name}: written by a script -->", f"<!-- end of {name} -->"
-
-
-def with_table(path: Path, name: str, table: str) -> bytes:
-    """Return a README's content with the table between its markers of that name."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    first, last = markers(name)
-    before, begin, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not (begin and end):
-        raise UserError(f"{path}: the lines {first} and {last} are missing; put them back")
-    return f"{before}{begin}\n{table}\n{end}{after}".encode()
-
-
-def acquire_lock(folder: Path, timeout: float = 0) -> FileLock | None:
-    """Return a lock held on a run's folder, or None while another process trains there.
+def acquire_lock(folder: Path, timeout: float = 0) -> BaseFileLock | None:
+    """Return a lock held on a folder, or None while another process holds it.
 
     The folder is made if need be. The lock ends with the process, however that ends. Another
-    process is waited for up to timeout seconds, or without limit for -1.
+    process is waited for up to timeout seconds, or without limit for -1. On a network drive that
+    has no locks a file marks the folder as taken, as well as that can be done there.
+
+    Raises:
+        UserError: if the folder can't be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=timeout)
-    except Timeout:
-        return None
+        try:
+            return _acquire(FileLock(folder / ".lock"), timeout)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            print(f"note: {folder} is on a drive without locks; a file stands in", file=sys.stderr)
+            return _acquire(SoftFileLock(folder / ".soft_lock"), timeout)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); make the folder writable"
         ) from error
+
+
+def _acquire(lock: BaseFileLock, timeout: float) -> BaseFileLock | None:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # filelock's own about drives without locks
+            lock.acquire(timeout=timeout)
+    except Timeout:
+        return None
     return lock
