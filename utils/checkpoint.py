@@ -58,6 +58,7 @@ def new_run(model_type: str, name: str | None) -> Iterator[Path]:
                 f"{folder}: taken by another run; choose another --name, or resume that run: "
                 f"--resume --name {name}"
             )
+    assert lock is not None  # as the loop ended with it
     try:
         yield folder
     finally:
