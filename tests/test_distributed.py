@@ -87,6 +87,7 @@ def folder(tmp_path_factory, data):
             "regularized": (*REGULARIZED, "--epochs", 3, "--lr", 0.05),
             "share": ("--resume", "--epochs", 2),
             "diverged": (*MLP, "--lr", 1e30),
+            "refused": (*MLP, "--batch_size", 0),
         }
         done = subprocess.run(
             [*TORCHRUN, "--nproc-per-node", "2", "probe.py", json.dumps(jobs)],
@@ -155,45 +156,25 @@ def test_reported_figures_are_those_of_the_saved_weights(reports):
 ])  # fmt: skip
 def test_an_error_that_all_meet_is_one_line_of_each(reports, name, words):
     assert [code for code, *_ in reports[name]] == [2, 2]
-    errors = "".join(err for *_, err in reports[name]).splitlines()
-    assert sorted(line.startswith("rank 1: ") for line in errors) == [False, True]
-    assert all(words in line for line in errors)
+    assert all(err.count("\n") == 1 and words in err for *_, err in reports[name])
+
+
+def test_an_error_of_rank_0_ends_all_and_is_one_line(reports):
+    (code, out, err), other = reports["refused"]
+    assert (code, out, err.count("\n")) == (2, "", 1) and "--batch_size 0" in err
+    assert other == [2, "", ""]
 
 
 def test_one_process_under_torchrun_gives_the_same_figures(place, cli, monkeypatch):
     flags = (*REGULARIZED, "--epochs", 1, "--name")
     assert cli(main, *flags, "plain")[0] == 0
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # as of --nproc-per-node 1
-    for name, value in (variables | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}).items():
+    variables |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "1"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cli(main, *flags, "torchrun")[0] == 0
     assert not torch.distributed.is_initialized()
     same_run("plain", "torchrun")
-
-
-@pytest.mark.parametrize("flags", [
-    (*MLP, "--batch_size", 1), (*REGULARIZED, "--batch_size", SMALL_SHARE),
-    ("--batch_size", 0)])  # fmt: skip
-def test_a_refused_start_is_one_line_before_the_processes_meet(
-    place, cli, monkeypatch, capfd, flags
-):
-    class WaitsForRank0(Exception):
-        pass
-
-    def init_processes():
-        raise WaitsForRank0
-
-    monkeypatch.setattr(distributed, "init_processes", init_processes)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    code, out, err = cli(main, *flags)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"--batch_size {flags[-1]}: " in err
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(WaitsForRank0):
-        cli(main, *flags)
-    assert capfd.readouterr() == ("", "")
-    assert not RUNS.exists()
 
 
 @pytest.mark.parametrize("model_type, processes, batch_size, allowed", [
@@ -206,7 +187,8 @@ def test_a_refused_start_is_one_line_before_the_processes_meet(
 def test_shares_too_small_to_train_on_are_refused(
     monkeypatch, model_type, processes, batch_size, allowed
 ):
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
     network = MODELS[model_type]()
     if allowed:
         distributed.check_shares(network, 100, batch_size)

@@ -1,6 +1,7 @@
 """utils/files.py: files are written whole or not at all, and commands end without a traceback."""
 
-import re
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from utils.files import UserError, atomic_write, markers, with_table, write_all
+from utils import files
+from utils.files import UserError, acquire_lock, atomic_write, write_all
 
 COMMANDS = ("main.py", "dataset.py", "compare.py", "model.py", "experiments/ablation.py")
 FULL_DISK = """
@@ -33,37 +35,9 @@ def test_full_disk_keeps_the_older_file(tmp_path):
     assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
 
 
-def test_only_atomic_write_and_extraction_write_files():
-    writing = re.compile(
-        r"""write_bytes|write_text|savefig\((?!content)|(?<![.\w])open\([^)]*["'][wax]b?["']"""
-    )
-    found = {
-        (path.name, line.strip())
-        for pattern in ("*.py", "utils/*.py", "experiments/*.py")
-        for path in ROOT.glob(pattern)
-        for line in path.read_text().splitlines()
-        if writing.search(line)
-    }
-    assert found == {
-        ("files.py", 'with open(staged[path], "wb") as file:'),
-        ("archives.py", 'with open(staging / name, "wb") as file:'),
-    }
-
-
 def test_a_folder_is_no_file_to_write(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         write_all({tmp_path / "new": b"1", tmp_path: b"2"})
-
-
-def test_a_table_goes_between_its_markers(tmp_path):
-    path = tmp_path / "README.md"
-    first, last = markers("a")
-    path.write_text(f"Before\n{first}\nold\n{last}\nAfter\n")
-    assert with_table(path, "a", "new").decode() == f"Before\n{first}\nnew\n{last}\nAfter\n"
-    with pytest.raises(UserError, match="missing"):
-        with_table(path, "b", "new")
-    with pytest.raises(UserError, match="missing"):
-        with_table(tmp_path / "none.md", "a", "new")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -76,6 +50,42 @@ def test_ctrl_c_during_the_imports_is_quiet(tmp_path, name):
         [sys.executable, ROOT / name], env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS])
+def test_a_drive_without_locks_is_noted_and_its_folder_taken_once(
+    tmp_path, monkeypatch, capsys, code
+):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    lock = acquire_lock(tmp_path)
+    assert lock is not None and acquire_lock(tmp_path) is None
+    lock.release()
+    assert acquire_lock(tmp_path) is not None
+    notes = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("note: ") and str(tmp_path) in line for line in notes)
+
+
+def test_another_error_of_a_lock_is_no_missing_lock(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
+    with pytest.raises(UserError, match="make the folder writable"):
+        acquire_lock(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_service_without_streams_trains_all_the_same(small, closed):
+    flags = "--model_type CustomMLP --epochs 1"
+    line = f"exec {sys.executable} {ROOT / 'main.py'} {flags} {closed}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=110)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (small / "runs/CustomMLP/metrics.csv").read_text().count("\n") == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")

@@ -125,3 +125,10 @@ def test_regularization_acts():
     assert torch.equal(network(images), network(images))
     assert not torch.allclose(network(images), once, atol=1e-2)
     assert torch.equal(*dropped[-1])
+
+
+def test_help_is_shown_and_other_flags_refused(cli):
+    code, out, _ = cli(model, "--help")
+    assert code == 0 and "python model.py" in out and "Conv2d" not in out
+    code, out, err = cli(model, "--nonsense")
+    assert (code, out, err.count("\n")) == (2, "", 1)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -10,15 +9,9 @@ import torch
 
 import main
 from main import RECIPES, Args
+from utils.device import make_reproducible, processor_name, select_device
 from utils.files import UserError
-from utils.settings import (
-    check_settings,
-    make_reproducible,
-    parse_flags,
-    processor_name,
-    select_device,
-    setting,
-)
+from utils.settings import Parser, add_settings, check_settings, given_settings, setting
 
 
 @dataclass
@@ -30,16 +23,18 @@ class Example:
     share: float = setting(0.5, "share", 0, 1)
     rate: float = setting(0.1, "rate", above=0)
     fast: bool = setting(False, "hurry")
-    device: str = setting("cpu", "device")
+    device: str = setting("cpu", "device, 100 % of it")
 
 
 @pytest.fixture
-def parse(monkeypatch):
+def parse():
     """Return the settings that main.py's flags, or those of another args block, give."""
 
     def run(*flags, args_class=Args, recipes=RECIPES):
-        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, flags)])
-        return parse_flags(args_class, recipes, None)[1]
+        parser = Parser()
+        add_settings(parser, args_class, recipes)
+        parsed = parser.parse_args([str(flag) for flag in flags])
+        return given_settings(parsed, args_class, recipes)
 
     return run
 
@@ -65,11 +60,13 @@ def test_values_up_to_the_limits_are_allowed(name, value):
     ("rate", math.nan, "must be above 0"),
     ("rate", math.inf, "must be above 0"),
     ("rate", -math.inf, "must be above 0"),
+    ("rate", "0.1", "must be a float"),
+    ("count", 1.5, "must be a int"),
 ])  # fmt: skip
 def test_values_beyond_the_limits_are_refused(name, value, words):
     with pytest.raises(UserError) as error:
         check_settings(Example(**{name: value}))
-    assert str(error.value) == f"--{name} {value}: {words}"
+    assert str(error.value).replace("'", "") == f"--{name} {value}: {words}"
 
 
 @pytest.mark.parametrize("flags, words", [
@@ -133,6 +130,16 @@ def test_flags_have_the_types_of_their_settings(parse):
     assert [type(value) for value in given.values()] == [str, int, float, bool]
 
 
+def test_help_names_recipes_and_choices_and_bears_any_sign(capsys):
+    parser = Parser()
+    add_settings(parser, Example, {"plain": {}, "quick": {}})
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("plain, quick", "colour: red, blue", "device, 100 % of it (default: cpu)"):
+        assert words in text
+
+
 def test_a_flag_that_is_not_given_is_no_setting(parse):
     assert parse() == {}
 
@@ -154,20 +161,6 @@ def test_a_recipe_sets_what_it_names_and_single_flags_override_it(parse, recipe)
     assert Args(**given) == dataclasses.replace(Args(**RECIPES[recipe]), lr=0.005, shift=0.5)
 
 
-def test_a_recipe_fixes_what_any_recipe_changes_but_for_network_and_epochs(parse):
-    recipes = {"plain": {}, "red": {"colour": "blue", "share": 0.1}, "slow": {"count": 9}}
-    given = parse("--recipe", "plain", args_class=Example, recipes=recipes)
-    assert given == {"colour": "red", "share": 0.5, "count": 3}
-    assert not {"model_type", "epochs", "seed"} & parse("--recipe", "baseline").keys()
-    assert parse("--recipe", "baseline")["lr"] == Args().lr
-    assert parse("--recipe", "fast")["epochs"] == 1
-
-
-def test_every_setting_of_a_recipe_is_one_of_the_args_block_and_within_its_limits():
-    for settings in RECIPES.values():
-        check_settings(Args(**settings))
-
-
 # --- Device -----------------------------------------------------------------------------------
 
 
@@ -178,21 +171,33 @@ def mps(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_mps_is_for_one_process_only(mps, monkeypatch):
+@pytest.fixture
+def processes(monkeypatch):
+    """Call processes(number, local_rank) to be one of so many."""
+
+    def join(number, local_rank=0):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: number)
+        monkeypatch.setattr(torch.distributed, "get_node_local_rank", lambda: local_rank)
+
+    return join
+
+
+def test_mps_is_for_one_process_only(mps, processes):
     assert select_device("mps").type == select_device("auto").type == "mps"
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    processes(2)
     with pytest.raises(UserError, match=r"^--device mps: .*--device cpu"):
         select_device("mps")
     assert select_device("auto").type == select_device("cpu").type == "cpu"
 
 
-def test_cuda_is_the_gpu_of_the_process(monkeypatch):
+def test_cuda_is_the_gpu_of_the_process(monkeypatch, processes):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert select_device("auto") == select_device("cuda") == torch.device("cuda:0")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    processes(2, 1)
     assert select_device("auto") == select_device("cuda") == torch.device("cuda:1")
-    monkeypatch.setenv("LOCAL_RANK", "2")
+    processes(4, 2)
     with pytest.raises(UserError, match="cuda:2"):
         select_device("cuda")
 

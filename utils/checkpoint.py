@@ -249,9 +249,10 @@ def _check_settings(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None
                 f"has; put it back, or {NEW_RUN}"
             )
         if now[name] != value:
+            why = ", which its schedule was laid out for" if name == "epochs" else ""
             raise UserError(
-                f"{folder}: was trained with --{name} {value}, not {now[name]}; leave the flag "
-                f"out to resume, or {NEW_RUN}"
+                f"{folder}: was trained with --{name} {value}{why}, not {now[name]}; leave the "
+                f"flag out to resume, or {NEW_RUN}"
             )
     for field in dataclasses.fields(args):
         value = now[field.name]
@@ -317,7 +318,8 @@ def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str)
         if expected.get(name) != shapes.get(name):
             raise UserError(
                 f"{source}: does not fit {type(model).__name__} as it is in model.py now: {name} "
-                f"is {shapes.get(name, 'missing')} there and {expected.get(name, 'missing')} here"
+                f"is {shapes.get(name, 'missing')} there and {expected.get(name, 'missing')} here; "
+                "put the class back as it was, or choose other weights"
             )
     model.load_state_dict(weights)
 

@@ -1,0 +1,115 @@
+"""comparison/identity.py: what makes two runs the same."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import ROOT
+
+from comparison import identity
+from comparison.identity import group_folder, run_folder
+from main import Args
+
+DATA = ("a digest", "another")
+ROOMS = ("*.py", "utils/*.py")
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A copy of the code, whose identity is asked for."""
+    for path in (path for room in ROOMS for path in ROOT.glob(room)):
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    monkeypatch.setattr(identity, "ROOT", tmp_path)
+    yield tmp_path
+    identity._definitions.cache_clear()
+
+
+def folder(model_type="LeNet5", **settings):
+    """Return the folder of a run."""
+    identity._definitions.cache_clear()
+    args = Args(model_type, device="cpu", **settings)
+    return run_folder(args, group_folder(args, DATA))
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("name, old, new", [
+    ("model.py", "x = F.relu(self.fc1(x.flatten(1)))", "x = self.fc1(x.flatten(1))"),
+    ("main.py", "optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=False)"),
+    ("main.py", "EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 500"),
+    ("dataset.py", "MEAN, STD = 0.1307, 0.3081", "MEAN, STD = 0.5, 0.5"),
+    ("utils/augment.py", "KNOTS = 4", "KNOTS = 5"),
+    ("utils/device.py", "torch.use_deterministic_algorithms(True)", "pass"),
+    ("utils/distributed.py", "dist.all_reduce(tensor)", "pass"),
+    ("utils/classes.py", '"0123456789"', '"abcdefghij"'),
+])  # fmt: skip
+def test_other_code_is_another_run(code, name, old, new):
+    before = folder()
+    edit(code / name, old, new)
+    assert folder() != before
+
+
+def test_another_network_or_text_for_people_changes_nothing(code):
+    before, other = folder(), folder("CustomMLP")
+    edit(code / "model.py", "MODELS:", "class MyNet(LeNet5):\n    pass\n\n\nMODELS:")
+    edit(code / "model.py", '"CustomMLP": CustomMLP,', '"CustomMLP": CustomMLP, "MyNet": MyNet,')
+    edit(code / "model.py", "LeNet-5 with ReLU", "LeNet-5, as it is today, with ReLU")
+    edit(code / "model.py", "x = F.relu(self.fc2(x))", "x = F.relu( self.fc2(x) )  # why")
+    edit(
+        code / "main.py",
+        "    epochs: int =",
+        "    clip: float = setting(0.0, 'norm')\n    epochs: int =",
+    )
+    edit(code / "main.py", '"weight_decay": 0.0003', '"weight_decay": 0.1')  # of a recipe
+    edit(code / "utils/checkpoint.py", "io.BytesIO()", "io.BytesIO(b'')")
+    assert (folder(), folder("CustomMLP")) == (before, other)
+    edit(code / "model.py", "nn.Linear(28 * 28, 56)", "nn.Linear(28 * 28, 57)")
+    assert folder() == before and folder("CustomMLP") != other
+    assert folder("CustomMLP").parent == other.parent  # still the same comparison
+
+
+def test_what_a_network_uses_belongs_to_it(code):
+    (code / "blocks.py").write_text("WIDTH = 3\n\ndef block():\n    return WIDTH\n")
+    edit(code / "model.py", "import math\n", "import math\nfrom blocks import block\n")
+    edit(code / "model.py", "self.pool1 = nn.MaxPool2d(2)", "self.pool1 = nn.MaxPool2d(block())")
+    before = folder(), folder("CustomMLP")
+    edit(code / "blocks.py", "WIDTH = 3", "WIDTH = 2")
+    assert folder() != before[0] and folder("CustomMLP") == before[1]
+
+
+def test_settings_data_device_threads_processes_and_pytorch_are_part_of_it(monkeypatch):
+    before = folder()
+    assert folder(data_dir="elsewhere") == before
+    others = [folder(**{name: value}) for name, value in (
+        ("lr", 0.5), ("deskew", True), ("threads", 2), ("epochs", 3), ("seed", 7),
+        ("model_type", "CustomMLP"))]  # fmt: skip
+    others.append(group_folder(Args(device="cpu"), ("a digest", "of other labels")))
+    monkeypatch.setattr(identity, "world_size", lambda: 2)
+    others.append(folder())
+    monkeypatch.setattr(identity, "select_device", lambda _: torch.device("cuda"))
+    others.append(folder())
+    monkeypatch.setattr("torch.__version__", "0.0")
+    assert len({before, *others, folder()}) == 11
+    assert folder(seed=7).parent == folder("CustomMLP").parent == folder().parent
+
+
+def test_a_default_that_changes_is_another_run(monkeypatch):
+    before = folder()
+    monkeypatch.setattr(Args.__dataclass_fields__["lr"], "default", 0.01)
+    monkeypatch.setattr(Args.__init__, "__defaults__", tuple(
+        0.01 if value == 0.001 else value for value in Args.__init__.__defaults__))  # fmt: skip
+    assert folder() != before and folder(lr=0.001) == before
+
+
+def test_initial_weights_count_by_what_they_are(tmp_path):
+    first, other, copy = (tmp_path / f"{name}.pt" for name in ("first", "other", "copy"))
+    first.write_bytes(b"weights")
+    other.write_bytes(b"other weights")
+    copy.write_bytes(b"weights")
+    assert folder(init=str(first)) == folder(init=str(copy))
+    assert len({folder(), folder(init=str(first)), folder(init=str(other))}) == 3
