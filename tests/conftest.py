@@ -186,6 +186,19 @@ def no_processes(monkeypatch):
 
 
 @pytest.fixture
+def processes(monkeypatch):
+    """Call processes(number, rank) to be one of so many processes."""
+
+    def join(number, rank=0):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: number)
+        for name in ("get_rank", "get_node_local_rank"):
+            monkeypatch.setattr(torch.distributed, name, lambda: rank)
+
+    return join
+
+
+@pytest.fixture
 def full_disk():
     """Within full_disk(size), this process can write files of at most so many bytes."""
 

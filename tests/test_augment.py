@@ -124,13 +124,12 @@ def test_every_image_is_augmented_anew_in_every_epoch(digits):
     assert len(torch.unique(torch.cat([first, second]).flatten(1), dim=0)) == 80
 
 
-def test_processes_divide_up_the_same_augmentations(digits, monkeypatch):
+def test_processes_divide_up_the_same_augmentations(digits, processes):
     some = Split(digits.images[:101], digits.labels[:101])  # the second has none of the last batch
     strong = augmentation(**STRONG)
     whole, _ = epoch(some, 0, strong, 10)
-    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in range(2):
-        monkeypatch.setenv("RANK", str(rank))
+        processes(2, rank)
         for batch, share in zip(whole, epoch(some, 0, strong, 10)[0], strict=True):
             assert torch.allclose(batch[rank::2], share, atol=1e-5)
 

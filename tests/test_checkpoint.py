@@ -153,10 +153,8 @@ def test_one_cycle_run_is_not_extended(small, cli):
     assert cli(main, "--resume", "--name", "cycle", "--epochs", 2)[0] == 0
     before = files(RUNS)
     code, _, err = cli(main, "--resume", "--name", "cycle", "--epochs", 3)
-    assert (code, err.count("\n")) == (
-        2,
-        1,
-    ) and "--epochs 2, which its schedule was laid out for" in err
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--epochs 2, which its schedule was laid out for, not 3" in err
     with pytest.raises(UserError, match="epochs"):
         train("cycle", 3, schedule="onecycle")
     assert files(RUNS) == before
@@ -208,7 +206,6 @@ def test_newest_run_of_all_or_of_the_network_is_resumed(finished):
     ("done", ("--epochs", 1), "--epochs 1"),
     ("done", ("--recipe", "best"), "leave --recipe out"),
     ("best", ("--shift", 2), "--shift 1.0, not 2.0"),
-    ("best", ("--epochs", 3), "--epochs 2, not 3"),
     ("done", ("--val_size", 9), "--val_size 0, not 9"),
 ])  # fmt: skip
 def test_flag_that_contradicts_the_run_is_refused(finished, cli, name, flags, words):

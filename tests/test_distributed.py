@@ -177,7 +177,7 @@ def test_one_process_under_torchrun_gives_the_same_figures(place, cli, monkeypat
     same_run("plain", "torchrun")
 
 
-@pytest.mark.parametrize("model_type, processes, batch_size, allowed", [
+@pytest.mark.parametrize("model_type, number, batch_size, allowed", [
     ("LeNet5", 1, 1, True), ("LeNet5", 2, 1, False), ("LeNet5", 2, 2, True),
     ("LeNet5", 2, 99, True),  # a last batch of 1: one process has none
     ("LeNet5_regularization", 1, 99, False), ("LeNet5_regularization", 1, 98, True),
@@ -185,10 +185,9 @@ def test_one_process_under_torchrun_gives_the_same_figures(place, cli, monkeypat
     ("LeNet5_regularization", 2, 96, True), ("LeNet5_regularization", 2, 100, True),
     ("LeNet5_regularization", 3, 4, False)])  # fmt: skip
 def test_shares_too_small_to_train_on_are_refused(
-    monkeypatch, model_type, processes, batch_size, allowed
+    processes, model_type, number, batch_size, allowed
 ):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
+    processes(number)
     network = MODELS[model_type]()
     if allowed:
         distributed.check_shares(network, 100, batch_size)

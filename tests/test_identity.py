@@ -60,11 +60,8 @@ def test_another_network_or_text_for_people_changes_nothing(code):
     edit(code / "model.py", '"CustomMLP": CustomMLP,', '"CustomMLP": CustomMLP, "MyNet": MyNet,')
     edit(code / "model.py", "LeNet-5 with ReLU", "LeNet-5, as it is today, with ReLU")
     edit(code / "model.py", "x = F.relu(self.fc2(x))", "x = F.relu( self.fc2(x) )  # why")
-    edit(
-        code / "main.py",
-        "    epochs: int =",
-        "    clip: float = setting(0.0, 'norm')\n    epochs: int =",
-    )
+    epochs = "    epochs: int ="
+    edit(code / "main.py", epochs, f"    clip: float = setting(0.0, 'norm')\n{epochs}")
     edit(code / "main.py", '"weight_decay": 0.0003', '"weight_decay": 0.1')  # of a recipe
     edit(code / "utils/checkpoint.py", "io.BytesIO()", "io.BytesIO(b'')")
     assert (folder(), folder("CustomMLP")) == (before, other)

@@ -46,7 +46,8 @@ TOTALS = {"LeNet-5": 44426, "LeNet-5 with regularization": 44710, "CustomMLP": 4
 @pytest.fixture(scope="module")
 def printed():
     """What python model.py prints: title -> text."""
-    with redirect_stdout(io.StringIO()) as output:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output:
+        patch.setattr("sys.argv", ["model.py"])
         model.main()
     parts = re.split(rf"(?m)^({'|'.join(TABLES)})$", output.getvalue())
     return dict(zip(parts[1::2], parts[2::2], strict=True))

@@ -171,18 +171,6 @@ def mps(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-@pytest.fixture
-def processes(monkeypatch):
-    """Call processes(number, local_rank) to be one of so many."""
-
-    def join(number, local_rank=0):
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: number)
-        monkeypatch.setattr(torch.distributed, "get_node_local_rank", lambda: local_rank)
-
-    return join
-
-
 def test_mps_is_for_one_process_only(mps, processes):
     assert select_device("mps").type == select_device("auto").type == "mps"
     processes(2)
