@@ -96,6 +96,15 @@ EVALUATION_BATCH = 1000  # images; without gradients larger batches are faster
 # --- An epoch ---------------------------------------------------------------------------------
 
 
+def evaluate(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (sum of the losses, number of correct predictions) of a batch, on its device."""
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    return loss, (logits.argmax(dim=1) == labels).sum()
+
+
 def train(
     model: nn.Module,
     batches: Batches,
@@ -121,13 +130,9 @@ def train(
     """
     model.train()
     sums = torch.zeros(2, device=batches.labels.device)
-    loss_sum, hits = sums  # views
     bar = tqdm(batches, unit=" steps", leave=False, disable=None if show_bar else True)
     for images, labels, whole_batch in bar:
-        logits = model(images)
-        loss = F.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=args.label_smoothing
-        )
+        loss, hits = evaluate(model, images, labels, args.label_smoothing)
         optimizer.zero_grad()
         # The mean over the whole batch: DDP averages the processes' gradients, so each is scaled.
         (loss * (distributed.world_size() / whole_batch)).backward()
@@ -135,8 +140,8 @@ def train(
         if scheduler:
             scheduler.step()
         # The sums stay on the device: reading them here would make the CPU wait in every step.
-        loss_sum += loss.detach()
-        hits += (logits.argmax(dim=1) == labels).sum()
+        sums[0] += loss.detach()
+        sums[1] += hits
     return _means(sums, batches)
 
 
@@ -145,11 +150,10 @@ def test(model: nn.Module, batches: Batches) -> tuple[float, float]:
     """Return (loss, accuracy in percent) of the model in eval mode, means over all images."""
     model.eval()
     sums = torch.zeros(2, device=batches.labels.device)
-    loss_sum, hits = sums
     for images, labels, _ in batches:
-        logits = model(images)
-        loss_sum += F.cross_entropy(logits, labels, reduction="sum")
-        hits += (logits.argmax(dim=1) == labels).sum()
+        loss, hits = evaluate(model, images, labels)
+        sums[0] += loss
+        sums[1] += hits
     return _means(sums, batches)
 
 
