@@ -3,9 +3,10 @@
 Prints for each network the seconds of a training epoch, medians over the rounds: the textbook way
 (MNIST files through a DataLoader), main.py's way, and a bare loop of tensors; then what threads,
 checkpoints, determinism and augmentation cost, how training scales over processes, peak memory.
-With --publish it times the README's commands instead and writes them there.
+With --commands it times the README's commands instead, into runs/costs.json.
 """
 
+import json
 import re
 import statistics
 import subprocess
@@ -24,20 +25,21 @@ from dataset import MNIST, Batches, Split, load_splits, prepare
 from main import RECIPES, Args, train
 from model import MODELS
 from utils.augment import make_augmentation
-from utils.checkpoint import save_run
+from utils.checkpoint import RUNS, save_run
 from utils.command import run_command
-from utils.files import atomic_write, with_table
-from utils.settings import Parser, make_reproducible, processor_name
+from utils.device import make_reproducible, processor_name
+from utils.files import atomic_write
+from utils.settings import Parser
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
-# The README's commands that a reader waits for, and what they are called there.
-COMMANDS = {
-    "dataset.py": "`python dataset.py` (extraction)",
-    "main.py": "`python main.py`",
-    "main.py --model_type CustomMLP": "`--model_type CustomMLP`",
-    "main.py --recipe fast": "`--recipe fast`",
-}
+# The README's commands that a reader waits for.
+COMMANDS = (
+    ("dataset.py",),
+    ("main.py",),
+    ("main.py", "--model_type", "CustomMLP"),
+    ("main.py", "--recipe", "fast"),
+)
 
 
 def sgd(model: torch.nn.Module) -> torch.optim.SGD:
@@ -61,7 +63,7 @@ def textbook_epoch(model_type: str, data_dir: str, share: float) -> None:
 def our_epoch(model_type: str, split: Split, augmentation=None) -> None:
     """Train one epoch with main.py's code."""
     model = MODELS[model_type]().to(memory_format=torch.channels_last)
-    train(model, Batches(split, 64, torch.Generator(), augmentation), sgd(model))
+    train(model, Batches(split, 64, torch.Generator(), augmentation), sgd(model), Args())
 
 
 def bare_epoch(model_type: str, split: Split) -> None:
@@ -138,11 +140,12 @@ def cost_of_trust(split: Split, rounds: int) -> None:
     for model_type in ("LeNet5", "CustomMLP"):
         model = MODELS[model_type]().to(memory_format=torch.channels_last)
         generator, optimizer = torch.Generator(), sgd(model)
-        train(model, Batches(Split(*(part[:640] for part in split)), 64, generator), optimizer)
+        few = Split(split.images[:640], split.labels[:640])
+        train(model, Batches(few, 64, generator), optimizer, Args())
         history = [dict.fromkeys(("epoch", "train_loss", "test_loss", "seconds"), 0.0)] * 20
         epochs: dict[bool, list[float]] = {True: [], False: []}
         with tempfile.TemporaryDirectory() as folder:
-            state = (Path(folder), Args(), model, optimizer, generator, history)
+            state = (Path(folder), Args(), [], model, optimizer, generator, history)
             saves = [seconds(save_run, *state) for _ in range(20)]
         for _ in range(3 * rounds):
             for deterministic, times in epochs.items():
@@ -175,7 +178,8 @@ def scaling(data_dir: str, rounds: int) -> None:
     print("\nLeNet5 over processes of one thread each, an epoch with its test")
     times: dict[int, list[float]] = {1: [], 2: []}
     flags = [str(ROOT / "main.py"), "--epochs", "2", "--data_dir", str(Path(data_dir).resolve())]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--local-addr", "127.0.0.1", "--nproc-per-node"]
     for _ in range(rounds):
         for processes, seen in times.items():
             with tempfile.TemporaryDirectory() as folder:
@@ -203,8 +207,8 @@ def peak_memory(data_dir: str) -> None:
     print(f"\nPeak memory of python main.py --epochs 1: {peak / 1e6:,.0f} MB")
 
 
-def publish_commands(rounds: int) -> None:
-    """Time the README's commands in an empty folder, and write the medians there."""
+def time_commands(rounds: int) -> None:
+    """Time the README's commands in an empty folder; experiments/publish.py shows the medians."""
     times: dict[str, list[float]] = {command: [] for command in COMMANDS}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -212,13 +216,12 @@ def publish_commands(rounds: int) -> None:
             for path in (ROOT / "data").glob("*.tar.xz"):
                 (Path(folder) / "data" / path.name).symlink_to(path)
             for command, seen in times.items():
-                script, *flags = command.split()
-                words = [sys.executable, str(ROOT / script), *flags]
+                words = [sys.executable, str(ROOT / command[0]), *command[1:]]
                 seen.append(seconds(lambda w=words: subprocess.run(w, cwd=folder, check=True)))
-    medians = [f"{name} {statistics.median(times[c]):.0f} s" for c, name in COMMANDS.items()]
-    text = f"Seconds, start-up included, on {processor_name('cpu', 1)}: {', '.join(medians)}."
-    atomic_write(ROOT / "README.md", with_table(ROOT / "README.md", "costs", text))
-    print(text)
+    costs = {"processor": processor_name("cpu", 1)}
+    costs["seconds"] = {" ".join(("python", *command)): times[command] for command in COMMANDS}
+    atomic_write(RUNS / "costs.json", (json.dumps(costs, indent=1) + "\n").encode())
+    print(json.dumps(costs, indent=1))
 
 
 def main() -> None:
@@ -228,15 +231,16 @@ def main() -> None:
     parser.add_argument("--data_dir", default="data", help="folder of the images")
     parser.add_argument("--rounds", type=int, default=3, help="times each variant is measured")
     parser.add_argument("--share", type=float, default=1.0, help="of the images that are used")
-    parser.add_argument("--publish", action="store_true", help="time the README's commands")
+    parser.add_argument("--commands", action="store_true", help="time the README's commands")
     flags = parser.parse_args()
-    if flags.publish:
-        publish_commands(flags.rounds)
+    if flags.commands:
+        time_commands(flags.rounds)
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {flags.rounds} rounds")
     peak_memory(flags.data_dir)  # first, while it is the only child
     split = prepare(load_splits(flags.data_dir, 0)[0], False, CPU)
-    split = Split(*(part[: round(flags.share * len(split.labels))] for part in split))
+    count = round(flags.share * len(split.labels))
+    split = Split(split.images[:count], split.labels[:count])
     compare_loops(split, flags.data_dir, flags.rounds, flags.share)
     cost_of_threads(split, flags.rounds)
     cost_of_trust(split, flags.rounds)
