@@ -3,6 +3,8 @@
     python dataset.py                          extract data/train.tar* and data/test.tar*
     python dataset.py --data_dir DIR           the same in another folder
     python dataset.py --dataset FashionMNIST   fetch a dataset, pack and extract it in data/NAME
+    python dataset.py --merge a.tar b.tar --data_dir class
+                                               join several people's images in class/train.tar
 
 An archive train.tar (or .tar.xz, .tar.gz, .tgz, .tar.bz2) holds train/00000_5.png and so on:
 28x28, 8-bit grey, ink white (255) on black (0). It is checked as a whole before anything appears
@@ -11,32 +13,27 @@ in the data folder.
 
 from utils.command import run_command  # isort: split
 
-import functools
 import hashlib
-import os
-import re
-import sys
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from utils.archives import (
-    decode_png,
-    extraction_was_killed,
+    decode_files,
+    encode_png,
     find_archives,
-    list_images,
     parse_name,
+    read_archive,
+    read_folder,
     write_archive,
 )
 from utils.augment import Augmentation, deskew
-from utils.cache import extract_missing, fingerprint, read_cache, write_cache
+from utils.cache import load_images
 from utils.distributed import rank, world_size
 from utils.files import PLOTS, UserError, atomic_write
 from utils.settings import Parser
@@ -48,16 +45,11 @@ SHIPPED = {
     "train": "d18cfd466eb143ac1097fde604dba9eec4116885869d04cc648b510949f9e88c",
     "test": "a0863a96c44e5666edbb30c4071ee79ca0514c621e6349c5967fc78e7305c891",
 }
-# A picture that is not read, as its name does not end in .png.
-OTHER_IMAGE = re.compile(r"[^.].*\.(?!png$)(?i:png|jpe?g|bmp|gif|tiff?|webp)")
 MEAN, STD = 0.1307, 0.3081  # of the training pixels, scaled to [0, 1]
 
 
-# --- The extracted folder -------------------------------------------------------------------
-
-
 class MNIST(Dataset):
-    """The images of an extracted folder, sorted by ID, as a map-style dataset.
+    """The images of a folder, sorted by ID, as a map-style dataset.
 
     Where the folder is not there yet, the archive beside it is extracted first:
     MNIST("data/train") looks for data/train.tar, data/train.tar.xz and so on.
@@ -67,64 +59,36 @@ class MNIST(Dataset):
         transform: from a PIL image to what __getitem__ returns in its place; by default to
             float32 [1, 28, 28], normalised: (pixel / 255 - 0.1307) / 0.3081.
 
+    Attributes:
+        names: of the files, list of str.
+        images: uint8 [N, 28, 28].
+        labels: int64 [N].
+
     Raises:
         UserError: if there is nothing to read or extract, or a file is not as it should be.
     """
 
     def __init__(self, folder: str | Path, transform: Callable | None = None) -> None:
-        self.folder = Path(folder)
-        self.transform = transform
-        self.names = list_images(self.folder)
-        if not self.names or extraction_was_killed(self.folder):
-            extract_missing([self.folder])
-            self.names = list_images(self.folder)
-        self.labels = torch.tensor([parse_name(name)[1] for name in self.names])  # int64 [N]
+        self.folder, self.transform = Path(folder), transform
+        try:
+            loaded = load_images(self.folder)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or folder}: {error.strerror or error}: free some space there or "
+                "make the folder readable and writable, then run again"
+            ) from error
+        self.names: list[str] = loaded.names.tolist()
+        self.images = torch.from_numpy(loaded.images)
+        self.labels = torch.from_numpy(loaded.labels)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """Read and decode one file, the textbook way; training reads `images` instead."""
-        if self.transform is None:
-            from torchvision import transforms  # here, as it takes 1.5 s and training needs none
-
-            self.transform = transforms.Compose(
-                [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
-            )
-        return self.transform(Image.fromarray(self._decode(index))), int(self.labels[index])
-
-    def _decode(self, index: int) -> np.ndarray:
-        path = self.folder / self.names[index]
-        try:
-            return decode_png(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: {error}; repair or remove the file") from error
-
-    @functools.cached_property
-    def images(self) -> torch.Tensor:
-        """All images, uint8 [N, 28, 28]: from the cache, or decoded once and put there.
-
-        What looks wrong with them is said on stderr.
-        """
-        cache = read_cache(self.folder)
-        if len(cache.get("images", ())) != len(self):  # none, or another process has added images
-            state = fingerprint(self.folder)  # taken before the files are read
-            bar = tqdm(range(len(self)), f"decoding {self.folder}", leave=False, disable=None)
-            images = np.stack([self._decode(index) for index in bar])
-            cache = write_cache(self.folder, images, state)
-        images, whole = cache["images"], cache["archive_size"]
-        others = [name for name in os.listdir(self.folder) if OTHER_IMAGE.fullmatch(name)]
-        warnings = []
-        if len(images) < whole:
-            command = f"python dataset.py --data_dir {self.folder.parent}"
-            warnings.append(f"has {len(images):,} of its archive's {whole:,} images; see {command}")
-        if images.mean() > 127:
-            warnings.append("is mostly bright, but ink must be white (255) on black (0)")
-        if others:
-            warnings.append(f"has {len(others)} images that are ignored, such as {min(others)}")
-        for warning in warnings:
-            print(f"warning: {self.folder} {warning}", file=sys.stderr)
-        return torch.from_numpy(images)
+        image, label = self.images[index], int(self.labels[index])
+        if self.transform:
+            return self.transform(Image.fromarray(image.numpy())), label
+        return normalise(image.unsqueeze(0)).squeeze(0), label
 
 
 # --- Tensors in memory ------------------------------------------------------------------------
@@ -140,29 +104,41 @@ class Split(NamedTuple):
     labels: torch.Tensor
 
 
-@functools.cache  # many runs in one process share the data
-def _load_split(folder: Path) -> Split:
-    dataset = MNIST(folder)
-    return Split(dataset.images, dataset.labels)
-
-
 def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
     """Return the images to train on and those to evaluate on, extracted first if need be.
 
-    These are the train and the test split; with a val_size, the train split's images but for its
-    last val_size ones, and those: the test split is not touched.
+    These are the train and the test split. With a val_size both come from the train split, and
+    the test split is not touched: the shipped MNIST is validated on its last val_size images, as
+    is the convention; other data on the last images of every class, of each class about the same
+    share and, if val_size allows, at least one.
 
     Raises:
         UserError: if there is no data or it can't be read, or val_size leaves nothing to train on.
     """
-    train = _load_split(Path(data_dir) / "train")
+    folder = MNIST(Path(data_dir) / "train")
+    train = Split(folder.images, folder.labels)
     if not val_size:
-        return train, _load_split(Path(data_dir) / "test")
-    size = len(train.labels) - val_size
-    if size < 1:
-        raise UserError(f"--val_size {val_size}: leaves none of {len(train.labels)} to train on")
-    images, labels = train
-    return Split(images[:size], labels[:size]), Split(images[size:], labels[size:])
+        test = MNIST(Path(data_dir) / "test")
+        return train, Split(test.images, test.labels)
+    if val_size >= len(folder):
+        raise UserError(f"--val_size {val_size}: leaves none of {len(folder)} to train on")
+    if digest(train) == SHIPPED["train"]:
+        chosen = torch.arange(len(folder)) >= len(folder) - val_size
+    else:
+        chosen = _last_of_every_class(train.labels, val_size)
+    training = Split(train.images[~chosen], train.labels[~chosen])
+    return training, Split(train.images[chosen], train.labels[chosen])
+
+
+def _last_of_every_class(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Choose count of the labels, the same share of each class; returns bool [N]."""
+    share = torch.zeros(len(labels), dtype=torch.float64)  # of its class that comes after an image
+    for label in labels.unique():
+        rows = (labels == label).nonzero().flatten()
+        share[rows] = torch.arange(len(rows)).flip(0).double() / len(rows)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[share.argsort(stable=True)[:count]] = True
+    return chosen
 
 
 def digest(split: Split) -> str:
@@ -172,19 +148,9 @@ def digest(split: Split) -> str:
     return content.hexdigest()
 
 
-def describe_data(data_dir: str, val_size: int = 0) -> str:
-    """Return which images these are: MNIST if they are the shipped ones, else their folder."""
-    training, evaluation = load_splits(data_dir, val_size)
-    names = SPLITS[:1] if val_size else SPLITS
-    splits = {name: _load_split(Path(data_dir) / name) for name in names}
-    shipped = all(digest(split) == SHIPPED[name] for name, split in splits.items())
-    name, kind = "MNIST" if shipped else f"folder {data_dir}", "validation" if val_size else "test"
-    return f"{name}, {len(training.labels):,} training and {len(evaluation.labels):,} {kind} images"
-
-
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """Map pixels uint8 [N, 28, 28] to float32 [N, 1, 28, 28]: (pixel / 255 - 0.1307) / 0.3081."""
-    return images.unsqueeze(1).float().div_(255).sub_(MEAN).div_(STD)
+    return (images.unsqueeze(1) / 255).sub_(MEAN).div_(STD)
 
 
 def prepare(split: Split, deskewed: bool, device: torch.device) -> Split:
@@ -268,31 +234,74 @@ def pack(name: str, data_dir: Path) -> Path:
                 f"files into {data_dir / name / 'raw'}"
             ) from error
         labels = source.targets if source.targets.ndim == 1 else source.targets[:, 0]  # QMNIST
-        write_archive(folder / f"{split}.tar.xz", split, source.data.numpy(), labels.tolist())
+        images = zip(map(encode_png, source.data.numpy()), labels.tolist(), strict=True)
+        write_archive(folder / f"{split}.tar.xz", split, images)
     return folder
 
 
+def merge(sources: list[Path], data_dir: Path) -> None:
+    """Join images of several people, of one split, as data_dir/train.tar or data_dir/test.tar.
+
+    The images keep their order and get new IDs, from 0. The same image again is left out, as
+    each download of a person's holds the earlier images too.
+
+    Args:
+        sources: archives, or folders named train or test.
+        data_dir: where the archive is written.
+
+    Raises:
+        UserError: for what is no archive or folder of images, for train and test images together,
+            for the same file twice, or if there are such images in data_dir already.
+    """
+    splits, count = set(), 0
+    images: dict[bytes, int] = {}  # PNG file -> label
+    for source in sources:
+        if source.is_dir():
+            split, files = source.absolute().name, read_folder(source)
+        else:
+            split, files = read_archive(source)
+        decode_files(source, files)  # each must be such an image
+        splits.add(split)
+        count += len(files)
+        before = len(images)
+        for name, content in files.items():
+            images.setdefault(content, parse_name(name)[1])
+        if len(images) == before:
+            raise UserError(f"{source}: has only images of the files before it; give each once")
+    if splits not in ({"train"}, {"test"}):
+        names = " and ".join(sorted(splits))
+        raise UserError(f"--merge: these are images of {names}; give those of train or of test")
+    for path in (data_dir / split, *find_archives(data_dir / split)):
+        if path.exists():
+            raise UserError(f"{path}: is there already; remove it or choose another --data_dir")
+    target = data_dir / f"{split}.tar"
+    write_archive(target, split, images.items())
+    print(f"{target}: {len(images):,} images; {count - len(images):,} were there twice")
+
+
 def main() -> None:
-    """Pack if asked to, extract what is missing, print the lengths and draw samples."""
+    """Merge archives; or pack if asked to, extract what is missing, and draw samples."""
     parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of the archives")
-    parser.add_argument("--dataset", choices=DATASETS, help="dataset to fetch and pack first")
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--dataset", choices=DATASETS, help="dataset to fetch and pack first")
+    actions.add_argument(
+        "--merge", nargs="+", type=Path, metavar="FILE", help="archives or folders to join"
+    )
     flags = parser.parse_args()
     data_dir = Path(flags.data_dir)
+    if flags.merge:
+        merge(flags.merge, data_dir)
+        return
     if flags.dataset:
         data_dir = pack(flags.dataset, data_dir)
-    folders = [data_dir / split for split in SPLITS]
-    added = extract_missing(folders)
-    for folder in folders:
-        print(f"{folder}: {'extracted' if folder in added else 'all in place, nothing to do'}")
-    splits = {folder.name: MNIST(folder) for folder in folders}
+    splits = {split: MNIST(data_dir / split) for split in SPLITS}
     for name, split in splits.items():
         print(f"{name} dataset length: {len(split)}")
-    path, train = PLOTS / "samples.png", splits["train"]
-    if added or not path.exists():
-        from utils.plots import plot_samples  # here, as it takes a while and is not always needed
+    from utils.plots import plot_samples  # here, as it takes a while to import
 
-        atomic_write(path, plot_samples(train.images.numpy(), train.labels.tolist()))
+    path, train = PLOTS / "samples.png", splits["train"]
+    atomic_write(path, plot_samples(train.images.numpy(), train.labels.tolist()))
     print(path)
 
 

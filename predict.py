@@ -32,7 +32,7 @@ from reading import page, plots
 from reading.classifier import Classifier, classify, load_classifier
 from reading.onnx import export_onnx
 from reading.photos import Digit, find_digits, open_picture
-from utils.archives import SUFFIXES, decode_member, list_images, parse_name, read_archive
+from utils.archives import SUFFIXES, decode_files, list_images, parse_name, read_archive
 from utils.checkpoint import find_weights
 from utils.files import PLOTS, UserError, acquire_lock, atomic_write, write_all
 from utils.settings import Parser, check_choice
@@ -139,15 +139,11 @@ def load_images(source: Path) -> Split:
     if not source.is_file():
         folder = MNIST(source)
         return Split(folder.images, folder.labels)
-    suffix = max((end for end in SUFFIXES if source.name.endswith(end)), key=len, default="")
-    if not suffix:
+    if not source.name.endswith(SUFFIXES):
         raise UserError(f"{source}: neither a folder nor an archive ({', '.join(SUFFIXES)})")
-    members = sorted(
-        (*parse_name(name), decode_member(source, name, content))
-        for name, content in read_archive(source, source.name.removesuffix(suffix))
-    )
-    _, labels, images = zip(*members, strict=True)
-    return Split(torch.from_numpy(np.stack(images)), torch.tensor(labels))
+    _, files = read_archive(source)
+    labels = [parse_name(name)[1] for name in files]
+    return Split(torch.from_numpy(decode_files(source, files)), torch.tensor(labels))
 
 
 def test_images(classifier: Classifier, source: Path, name: str) -> None:

@@ -1,38 +1,37 @@
-"""Tar archives of 28x28 PNG images named {ID}_{Label}.png: read without trust, written packed."""
+"""28x28 PNG images named {ID}_{Label}.png, in tar archives and in folders."""
 
 import bz2
 import gzip
-import hashlib
 import io
 import lzma
 import os
 import re
-import shutil
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
+from utils.classes import CLASSES
 from utils.files import UserError, atomic_write
 
 SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")  # the user's own plain .tar first
+OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open}
 
-IMAGE_NAME = re.compile(r"([0-9]{1,18})_([0-9]+)\.png")
-MAX_MEMBER_BYTES = 64 * 1024  # a stored 28x28 PNG has 880 bytes; the rest is room for metadata
-MAX_HEADER_BYTES = 2**20  # of tarfile's single reads; a forged header can ask for any size
+IMAGE_NAME = re.compile(r"([0-9]{1,18})_([0-9]{1,9})\.png")
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-READ_ERRORS = (
-    *(tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError),
-    *(RecursionError, IndexError, OverflowError),  # what tarfile lets slip for forged headers
-)
+MAX_ARCHIVE_BYTES = 2**31  # unpacked: 1.4 million images; a few bytes can unpack to any size
+
+
+def progress(items: Iterable, text: str) -> Iterable:
+    """Return the items, with a progress bar while a terminal watches."""
+    return tqdm(items, text, unit=" images", leave=False, disable=None)
 
 
 # --- One image --------------------------------------------------------------------------------
@@ -43,8 +42,8 @@ def parse_name(name: str) -> tuple[int, int]:
     match = IMAGE_NAME.fullmatch(name)
     if not match:
         raise ValueError("the name is not {ID}_{Label}.png")
-    if int(match[2]) > 9:
-        raise ValueError(f"the label {match[2][:20]} is not 0 to 9")
+    if int(match[2]) >= len(CLASSES):
+        raise ValueError(f"the label {match[2]} is not 0 to {len(CLASSES) - 1}")
     return int(match[1]), int(match[2])
 
 
@@ -62,7 +61,7 @@ def decode_png(content: bytes) -> np.ndarray:
         _check_sums(content)  # as Pillow would skip those of the pixels
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             return np.frombuffer(image.tobytes(), np.uint8).reshape(28, 28)
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except Exception as error:  # whatever Pillow raises for a broken file
         raise ValueError("the PNG image is damaged") from error
 
 
@@ -77,6 +76,28 @@ def _check_sums(content: bytes) -> None:
         position = end + 4
 
 
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Return an image uint8 [28, 28] as a PNG, stored so that xz can compress across images."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "png", compress_level=0)
+    return content.getvalue()
+
+
+def decode_files(source: Path, files: dict[str, bytes]) -> np.ndarray:
+    """Return the pixels uint8 [N, 28, 28] of the PNG files that were read from a source.
+
+    Raises:
+        UserError: naming the first file that is not such an image.
+    """
+    images = np.empty((len(files), 28, 28), np.uint8)
+    for index, (name, content) in enumerate(progress(files.items(), f"decoding {source}")):
+        try:
+            images[index] = decode_png(content)
+        except ValueError as error:
+            raise UserError(f"{source}: {name}: {error}; repair or remove the image") from error
+    return images
+
+
 # --- Archives ---------------------------------------------------------------------------------
 
 
@@ -86,114 +107,108 @@ def find_archives(folder: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def archive_id(path: Path) -> str:
-    """Return an archive's name, size and digest, which tell it from any other."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{path.name}, {path.stat().st_size:,} bytes, sha256 {digest}"
+def read_archive(path: Path, folder: str = "") -> tuple[str, dict[str, bytes]]:
+    """Return the folder that an archive's members are in, and its files by name, sorted by ID.
 
+    It is all of them or an error. No name in the archive is used as a path.
 
-class _BoundedReader:
-    """A file for tarfile that refuses huge reads and remembers the last block."""
-
-    def __init__(self, file: Any) -> None:
-        self.seek, self.tell, self._read = file.seek, file.tell, file.read
-        self.last = b""
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_HEADER_BYTES:
-            raise ValueError(f"a header asks for {size:,} bytes")
-        self.last = self._read(size)
-        return self.last
-
-
-@contextmanager
-def _open_archive(path: Path) -> Iterator[_BoundedReader]:
-    """Open an archive's file, decompressed, with a progress bar over its bytes."""
-    openers: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".tgz": gzip.open}
-    openers[".bz2"] = bz2.open
-    with (
-        open(path, "rb") as file,
-        tqdm.wrapattr(
-            file, "read", path.stat().st_size, desc=f"reading {path}", leave=False, disable=None
-        ) as watched,
-        openers.get(path.suffix, nullcontext)(watched) as content,
-    ):
-        yield _BoundedReader(content)
-
-
-def _image_name(member: tarfile.TarInfo, split: str) -> str | None:
-    """Return the file name of an image's member, None for what is skipped; else ValueError."""
-    parts = member.name.split("/")
-    if member.isdir() or parts[0] == "__MACOSX" or parts[-1].startswith(("._", ".DS_Store")):
-        return None
-    if not member.isreg():
-        raise ValueError("a link, a device or another special file")
-    match = re.fullmatch(rf"(?:\./)*{split}/([^/\\]+)", member.name)
-    if not match:
-        raise ValueError(f"the name is not {split}/{{ID}}_{{Label}}.png")
-    if member.size > MAX_MEMBER_BYTES:
-        raise ValueError(f"{member.size:,} bytes are too many for a 28x28 image")
-    return match[1]
-
-
-def _bad_archive(path: Path, member: str | None, error: Exception) -> UserError:
-    """Return the error for an archive, naming the member at fault where there is one."""
-    where = f"member {member!r}" if member else "not a readable archive of its kind"
-    return UserError(
-        f"{path}: {where}: {str(error) or type(error).__name__}; nothing was extracted, "
-        "repair or replace the archive"
-    )
-
-
-def read_archive(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (file name, content) of every image of an archive, in its order.
-
-    No name in the archive is used as a path: only {ID}_{Label}.png in the split's folder is taken.
+    Args:
+        path: of the archive; its ending says how it is compressed.
+        folder: that all members must be in; by default any, but the same for all.
 
     Raises:
-        UserError: naming archive and member, for whatever is no image's file, is there twice or
-            is damaged; at the end if there was no image at all.
+        UserError: naming archive and member, for whatever is not named as an image, is there twice
+            or is damaged, and for an archive without images.
     """
-    last, seen = None, set()
+    where = "not a readable archive of its kind"
+    files: dict[int, tuple[str, bytes]] = {}  # by ID
     try:
-        with _open_archive(path) as reader, tarfile.TarFile(fileobj=cast(IO, reader)) as tar:
-            for member in iter(tar.next, None):
-                tar.members = []  # type: ignore[attr-defined]  # else it keeps all headers
-                last = member.name
-                if tar.offset <= member.offset:
+        unpacked = _unpack(path)
+        content = unpacked.getbuffer()
+        with tarfile.open(fileobj=unpacked, mode="r:") as tar:
+            for member in progress(tar, f"reading {path}"):
+                where = f"member {member.name!r}"
+                if tar.offset <= member.offset:  # tarfile would read the same members for ever
                     raise ValueError("its size is below zero")
-                name = _image_name(member, split)
-                if name is None:
+                if _is_ignored(member):
                     continue
+                folder, name = _split_name(member, folder)
                 image_id, _ = parse_name(name)
-                if image_id in seen:
+                if image_id in files:
                     raise ValueError(f"the ID {image_id} is there twice")
-                seen.add(image_id)
-                reader.seek(member.offset_data)
-                yield name, reader.read(member.size)
-            # tarfile takes a broken header or a hole for the end; the true end is one or two
-            # blocks of zeros and as many as fill up a record. Reading on to the end of the file
-            # makes the compressed formats check their sums.
-            longest = tarfile.BLOCKSIZE + tarfile.RECORDSIZE
-            rest = reader.last + reader.read(longest)
-            if not reader.last or any(rest) or len(rest) > longest:
-                raise ValueError("the archive breaks off or is damaged after this member")
-    except READ_ERRORS as error:
-        raise _bad_archive(path, last, error) from error
-    if not seen:
-        raise _bad_archive(path, None, ValueError(f"no images {split}/{{ID}}_{{Label}}.png in it"))
+                files[image_id] = name, bytes(content[member.offset_data :][: member.size])
+            _check_end(content[tar.offset :])
+    except Exception as error:  # tarfile and the compressions raise many kinds for damaged files
+        raise UserError(
+            f"{path}: {where}: {str(error) or type(error).__name__}; repair or replace the archive"
+        ) from error
+    if not files:
+        raise UserError(f"{path}: no images {folder or 'train'}/{{ID}}_{{Label}}.png in it")
+    return folder, dict(files[image_id] for image_id in sorted(files))
 
 
-def decode_member(path: Path, member: str, content: bytes) -> np.ndarray:
-    """Return the pixels uint8 [28, 28] of an archive's member; UserError if it is no such image."""
-    try:
-        return decode_png(content)
-    except ValueError as error:
-        raise _bad_archive(path, member, error) from error
+def _unpack(path: Path) -> io.BytesIO:
+    """Return the tar in an archive: at once, so that a compressed one is checked to its end."""
+    unpacked = io.BytesIO()
+    with OPENERS.get(path.suffix, open)(path, "rb") as file:
+        while chunk := file.read(2**20):
+            unpacked.write(chunk)
+            if unpacked.tell() > MAX_ARCHIVE_BYTES:
+                raise ValueError(f"more than {MAX_ARCHIVE_BYTES:,} bytes when unpacked")
+    unpacked.seek(0)
+    return unpacked
 
 
-# --- Extraction -------------------------------------------------------------------------------
+def _is_ignored(member: tarfile.TarInfo) -> bool:
+    """Return whether a member is a folder or what macOS adds."""
+    parts = member.name.split("/")
+    return member.isdir() or parts[0] == "__MACOSX" or parts[-1].startswith(("._", ".DS_Store"))
+
+
+def _split_name(member: tarfile.TarInfo, folder: str) -> tuple[str, str]:
+    """Return folder and file name of an image's member; ValueError if it is none."""
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+        raise ValueError("a link, a device or another special file")
+    match = re.fullmatch(r"(?:\./)*([^/\\]+)/([^/\\]+)", member.name)
+    if not match or folder not in ("", match[1]):
+        raise ValueError(f"the name is not {folder or 'train'}/{{ID}}_{{Label}}.png")
+    return match[1], match[2]
+
+
+def _check_end(rest: memoryview) -> None:
+    """Raise ValueError unless a tar ends as it should after its last member.
+
+    tarfile takes a broken header or a hole for the end. The true one is one or two blocks of
+    zeros, and as many as fill up a record.
+    """
+    longest = tarfile.BLOCKSIZE + tarfile.RECORDSIZE
+    if not tarfile.BLOCKSIZE <= len(rest) <= longest or any(rest):
+        raise ValueError("the archive breaks off or is damaged after this member")
+
+
+def write_archive(path: Path, folder: str, images: Iterable[tuple[bytes, int]]) -> None:
+    """Pack images as {folder}/{ID}_{Label}.png, ID from 0; the same input, the same bytes.
+
+    Args:
+        path: of the archive; xz-compressed if it ends so.
+        folder: that its members are in.
+        images: (PNG file, label) of each.
+
+    Raises:
+        UserError: if the disk is full or the place can't be written.
+    """
+    packed = io.BytesIO()
+    mode: Any = "w:xz" if path.suffix == ".xz" else "w"
+    with tarfile.open(fileobj=packed, mode=mode, format=tarfile.USTAR_FORMAT) as tar:
+        for image_id, (content, label) in enumerate(progress(images, f"packing {path}")):
+            # A new TarInfo has time 0, owner 0 and mode 644.
+            member = tarfile.TarInfo(f"{folder}/{image_id:05d}_{label}.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    atomic_write(path, packed.getbuffer())
+
+
+# --- Folders ----------------------------------------------------------------------------------
 
 
 def list_images(folder: Path) -> list[str]:
@@ -207,112 +222,41 @@ def list_images(folder: Path) -> list[str]:
         except ValueError as error:
             raise UserError(f"{folder / name}: {error}; rename or remove the file") from error
         if image_id in ids:
-            raise UserError(f"{folder / name}: {ids[image_id]} has the same ID; remove one of them")
+            raise UserError(
+                f"{folder / name}: {ids[image_id]} has the same ID; give it another one, or put "
+                "each person's images into a folder and join them: python dataset.py --merge"
+            )
         ids[image_id] = name
     return [ids[image_id] for image_id in sorted(ids)]
 
 
-def _staging(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder's images by name, sorted by ID; UserError if there are none."""
+    names = list_images(folder)
+    if not names:
+        raise no_images(folder)
+    return {name: (folder / name).read_bytes() for name in progress(names, f"reading {folder}")}
 
 
-def extraction_was_killed(folder: Path) -> bool:
-    """Return whether an extraction into the folder was begun and not finished."""
-    return _staging(folder).exists()
-
-
-def _stage(archive: Path, folder: Path) -> np.ndarray | None:
-    """Write and decode in one pass what the folder lacks; returns the images if it lacks all."""
-    present = {parse_name(name)[0] for name in list_images(folder)}
-    images, staging = {}, _staging(folder)
-    shutil.rmtree(staging, ignore_errors=True)  # what a killed run left
-    staging.mkdir()
-    for name, content in read_archive(archive, folder.name):
-        image_id, _ = parse_name(name)
-        if image_id in present:
-            continue
-        images[image_id] = decode_member(archive, f"{folder.name}/{name}", content)
-        with open(staging / name, "wb") as file:
-            file.write(content)
-    if present or not images:
-        return None
-    return np.stack([images[image_id] for image_id in sorted(images)])
-
-
-def _move(folder: Path) -> bool:
-    """Move staged images into place: at once if there is no folder, else one by one."""
-    paths = list(_staging(folder).iterdir())
-    if not folder.exists():
-        _staging(folder).rename(folder)
-    else:
-        for path in paths:
-            path.rename(folder / path.name)
-    return bool(paths)
-
-
-def extract(folders: list[Path]) -> dict[Path, np.ndarray | None]:
-    """Extract the archive of each folder into it, all of them or, at the first error, none.
-
-    Every image is checked, decoded and written to a folder aside before the first appears in
-    place; what is there already, by its ID, is left alone. One process at a time extracts, the
-    others wait for it. A killed extraction is completed by the next.
-
-    Returns:
-        The folders to which images were added; with them, where the archive holds all of a folder,
-        its decoded images uint8 [N, 28, 28] in the order of their IDs.
-
-    Raises:
-        UserError: for a missing or a bad archive, or a place that can't be written.
-    """
-    found = {}
-    for folder in folders:
-        beside = find_archives(folder)
-        if not beside and not list_images(folder):
-            raise UserError(
-                f"{folder}: no images there, and no {folder.name}{{{','.join(SUFFIXES)}}} beside "
-                "it to extract; take train.tar.xz and test.tar.xz from this project's data folder, "
-                "or make them: python dataset.py --dataset MNIST"
-            )
-        if len(beside) > 1:
-            print(f"using {beside[0]}, not {', '.join(path.name for path in beside[1:])}")
-        if beside:
-            found[folder] = beside[0]
-    try:
-        with FileLock(folders[0].with_name(".lock")):
-            try:
-                images = {folder: _stage(archive, folder) for folder, archive in found.items()}
-                return {folder: images[folder] for folder in found if _move(folder)}
-            finally:
-                for folder in found:
-                    shutil.rmtree(_staging(folder), ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or folders[0].parent}: cannot be extracted ({error.strerror}): "
-            "free some space there or make the folder writable, then run again"
-        ) from error
-
-
-# --- Packing ----------------------------------------------------------------------------------
-
-
-def write_archive(path: Path, split: str, images: np.ndarray, labels: list[int]) -> None:
-    """Pack images uint8 [N, 28, 28] as {split}/{ID}_{Label}.png; the same input, the same bytes.
-
-    The PNGs are stored, not compressed, so that xz can compress across the images.
-    """
-    content = io.BytesIO()
-    with (
-        lzma.open(content, "wb") as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        pairs = zip(images, labels, strict=True)
-        bar = tqdm(pairs, f"packing {path}", total=len(labels), leave=False, disable=None)
-        for image_id, (pixels, label) in enumerate(bar):
-            png = io.BytesIO()
-            Image.fromarray(pixels).save(png, "png", compress_level=0)
-            # A new TarInfo has time 0, owner 0 and mode 644.
-            member = tarfile.TarInfo(f"{split}/{image_id:05d}_{label}.png")
-            member.size = png.tell()
-            png.seek(0)
-            tar.addfile(member, png)
-    atomic_write(path, content.getbuffer())
+def no_images(folder: Path) -> UserError:
+    """Return the error for a folder without images: where it is, what was seen, what to do."""
+    place = folder.absolute()
+    while not place.is_dir():
+        place = place.parent
+    paths = sorted(path for path in place.iterdir() if not path.name.startswith("."))
+    folders = [path.name for path in paths if path.is_dir()]
+    endings = Counter(path.suffix or path.name for path in paths if not path.is_dir())
+    seen = [f"{count} {ending}" for ending, count in endings.items()]
+    if folders:
+        seen.append(f"{len(folders)} folders such as {', '.join(folders[:3])}")
+    advice = (
+        "put 28x28 grey PNG files such as 00000_5.png (ID and label) right there, or an archive of "
+        f"them as {folder.name}.tar beside it; --data_dir is the folder that holds train and test; "
+        "for MNIST itself: python dataset.py --dataset MNIST"
+    )
+    for archive in find_archives(folder)[:1]:
+        advice = f"remove the folder to extract {archive.name}"
+    return UserError(
+        f"{folder.absolute()}: no images {{ID}}_{{Label}}.png there; {place} holds "
+        f"{', '.join(seen) or 'nothing'}; {advice}"
+    )
