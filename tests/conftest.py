@@ -23,10 +23,8 @@ import torch
 from PIL import Image
 
 import compare
-import dataset
 from comparison import runs
 from experiments import ablation, data_size
-from utils.archives import read_archive
 from utils.command import run_command
 
 ROOT = Path(__file__).parent.parent
@@ -101,22 +99,18 @@ def decode(content):
 @pytest.fixture(scope="session")
 def real():
     """The first members of the shipped archives: split -> list of (name, PNG bytes)."""
-    return {
-        split: list(islice(read_archive(ROOT / f"data/{split}.tar.xz", split), size))
-        for split, size in SIZES.items()
-    }
+    members = {}
+    for split, size in SIZES.items():
+        with tarfile.open(ROOT / f"data/{split}.tar.xz", "r|xz") as tar:
+            files = ((member.name, tar.extractfile(member).read()) for member in tar)
+            members[split] = [(Path(name).name, content) for name, content in islice(files, size)]
+    return members
 
 
 @pytest.fixture(scope="session")
 def archives(real):
     """Plain tars of those members: split -> bytes."""
     return first_members(real, SIZES)
-
-
-@pytest.fixture(autouse=True)
-def nothing_cached():
-    """Forget the data that an earlier test loaded from a folder of the same name."""
-    dataset._load_split.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -52,13 +52,14 @@ def load_images(folder: Path) -> Cache:
         OSError: if a file can't be read or written.
     """
     archives = find_archives(folder)
+    extracted = None
     if archives and not folder.exists():
-        _extract(archives, folder)
+        extracted = _extract(archives, folder)
     if not folder.is_dir():
         raise no_images(folder)
     state = fingerprint(folder)  # before any file is read: a change meanwhile will be seen
     archive = _digest(archives[0]) if archives else ""
-    cache = _read_cache(folder)
+    cache = extracted or _read_cache(folder)
     if cache and archive and cache.archive not in ("", archive):
         raise UserError(
             f"{archives[0]}: not the archive that {folder} was extracted from; remove {folder} to "
@@ -77,17 +78,17 @@ def load_images(folder: Path) -> Cache:
 # --- Extraction -------------------------------------------------------------------------------
 
 
-def _extract(archives: list[Path], folder: Path) -> None:
+def _extract(archives: list[Path], folder: Path) -> Cache | None:
     """Extract the first archive into a folder that is not there yet: all of it or nothing.
 
     The files are written to a folder aside, which is renamed at the end. One process at a time
-    extracts, the others wait for it.
+    extracts, the others wait for it. Returns the folder's cache, None to those that waited.
     """
     aside = folder.with_name(f".{folder.name}.partial")
     lock = acquire_lock(folder.parent, timeout=-1)
     try:
         if folder.exists():  # another process has extracted it meanwhile
-            return
+            return None
         if len(archives) > 1:
             print(f"using {archives[0]}, not {', '.join(path.name for path in archives[1:])}")
         _, files = read_archive(archives[0], folder.name)
@@ -99,7 +100,7 @@ def _extract(archives: list[Path], folder: Path) -> None:
                 file.write(content)
         aside.rename(folder)
         state, archive = fingerprint(folder), _digest(archives[0])
-        _write_cache(folder, list(files), images, state, archive, len(files))
+        return _write_cache(folder, list(files), images, state, archive, len(files))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         if lock:
