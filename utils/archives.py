@@ -248,7 +248,8 @@ def no_images(folder: Path) -> UserError:
     endings = Counter(path.suffix or path.name for path in paths if not path.is_dir())
     seen = [f"{count} {ending}" for ending, count in endings.items()]
     if folders:
-        seen.append(f"{len(folders)} folders such as {', '.join(folders[:3])}")
+        more = ", ..." if len(folders) > 3 else ""
+        seen.append(f"folders: {', '.join(folders[:3])}{more}")
     advice = (
         "put 28x28 grey PNG files such as 00000_5.png (ID and label) right there, or an archive of "
         f"them as {folder.name}.tar beside it; --data_dir is the folder that holds train and test; "
