@@ -167,7 +167,7 @@ def _is_ignored(member: tarfile.TarInfo) -> bool:
 
 def _split_name(member: tarfile.TarInfo, folder: str) -> tuple[str, str]:
     """Return folder and file name of an image's member; ValueError if it is none."""
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
         raise ValueError("a link, a device or another special file")
     match = re.fullmatch(r"(?:\./)*([^/\\]+)/([^/\\]+)", member.name)
     if not match or folder not in ("", match[1]):

@@ -134,8 +134,8 @@ def _read_cache(folder: Path) -> Cache | None:
     try:
         with np.load(_cache_path(folder)) as file:
             cache = Cache(**file)
-        count = len(cache.names)
-        whole = cache.labels.shape == (count,) and cache.images.shape == (count, 28, 28)
+        whole = all(isinstance(value, np.ndarray) for value in cache)
+        whole = whole and cache.names.shape == cache.labels.shape == cache.images.shape[:1]
         # There can be fewer classes now than when the folder was read.
         return cache if whole and cache.labels.max() < len(CLASSES) else None
     except Exception:  # whatever numpy and zipfile raise for a damaged file
