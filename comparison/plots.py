@@ -1,7 +1,6 @@
-"""The plots of a comparison: many runs of every network."""
+"""The plots of a comparison: many runs of every network. Nothing is computed here but positions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,75 +8,73 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from utils.plots import Titles, colour_of, epoch_axis, image_grid, metric_scale, subplots, to_png
-
-
-def _curves(runs: list[dict[str, Any]], model_type: str, column: str) -> np.ndarray:
-    """Return a network's curves, [runs, epochs]."""
-    return np.array([run["curves"][column] for run in runs if run["model_type"] == model_type])
-
-
-def _networks(runs: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(run["model_type"] for run in runs))
+from comparison.stats import Summary
+from model import TITLES
+from utils.classes import CLASSES
+from utils.plots import PALETTE, colour_of, epoch_axis, image_grid, metric_scale, subplots, to_png
 
 
 def plot_comparison(
-    metric: str, runs: list[dict[str, Any]], titles: Titles, trained_on: str
+    metric: str, bands: Mapping[str, Mapping[str, np.ndarray]], count: int, trained_on: str
 ) -> bytes:
     """Draw every network's curves: the mean line, and the band from the lowest to the highest run.
 
     Args:
         metric: accuracy (percent) or loss.
-        runs: as in the results' JSON: model_type, seed, curves.
-        titles: of the networks.
+        bands: train and test -> network -> mean, lowest and highest run, float [3, epochs].
+        count: runs of a network.
         trained_on: what sets the training images apart from the test images; "" for nothing.
     """
     # Losses of smoothed labels are of another size than those of the test images.
     shared = metric == "accuracy"
     figure, axes = subplots(1, 2, figsize=(10, 5), sharey=shared)
-    for axis, split in zip(axes, ("train", "test"), strict=True):
-        for model_type in _networks(runs):
-            curves = _curves(runs, model_type, f"{split}_{metric}")
-            epochs = np.arange(1, curves.shape[1] + 1)
-            colour = colour_of(titles, model_type)
-            axis.plot(epochs, curves.mean(axis=0), color=colour, label=titles[model_type])
-            low, high = curves.min(axis=0), curves.max(axis=0)
+    for axis, (split, networks) in zip(axes, bands.items(), strict=True):
+        for model_type, (mean, low, high) in networks.items():
+            epochs = np.arange(1, len(mean) + 1)
+            colour = colour_of(TITLES, model_type)
+            axis.plot(epochs, mean, color=colour, label=TITLES[model_type])
             axis.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
         note = f" ({trained_on})" if split == "train" and trained_on else ""
         axis.set_title(f"{split} {metric}{note}", fontsize=11)
         metric_scale(axis, metric)
         epoch_axis(axis)
     axes[1].set_ylabel("")
-    count = len({run["seed"] for run in runs})
     figure.legend(
-        *axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(titles),
+        *axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(TITLES),
         title=f"line: mean of {count} run{'s' if count > 1 else ''}, band: lowest to highest run",
     )  # fmt: skip
     return to_png(figure)
 
 
-def plot_finals(runs: list[dict[str, Any]], networks: dict[str, Any], titles: Titles) -> bytes:
-    """Draw every run's final test accuracy as a dot, and each network's mean with its interval.
+def ends(summary: Summary) -> tuple[float, float]:
+    """Return the ends of a mean's interval, or the mean twice if it has none."""
+    return summary.interval or (summary.mean, summary.mean)
+
+
+def plot_finals(
+    accuracies: Mapping[str, np.ndarray], summaries: Mapping[str, Summary], xlabel: str
+) -> bytes:
+    """Draw every run's accuracy as a dot, and each network's mean with its interval.
 
     Args:
-        runs: as in the results' JSON: model_type, seed, curves.
-        networks: as in the results' JSON: accuracy with its mean and interval.
-        titles: of the networks.
+        accuracies: network -> each run's accuracy in percent, in order of seed.
+        summaries: network -> the same, described.
+        xlabel: which accuracy this is.
     """
-    figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(networks)))
-    for row, (model_type, network) in enumerate(networks.items()):
-        finals = _curves(runs, model_type, "test_accuracy")[:, -1]
+    figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(summaries)))
+    for row, (model_type, summary) in enumerate(summaries.items()):
+        finals = accuracies[model_type]
         heights = row - 0.16 - 0.2 * np.linspace(0, 1, len(finals))  # apart, in order of seed
-        colour, accuracy = colour_of(titles, model_type), network["test_accuracy"]
+        colour = colour_of(TITLES, model_type)
         axis.scatter(finals, heights, s=22, color=colour, alpha=0.6, lw=0)
-        mean = accuracy["mean"]
-        axis.hlines(row, *(accuracy["interval"] or (mean, mean)), color=colour, lw=3)
-        axis.plot(mean, row, "D", color=colour, ms=8)
+        axis.hlines(row, *ends(summary), color=colour, lw=3)
+        axis.plot(summary.mean, row, "D", color=colour, ms=8)
         axis.annotate(
-            f"{mean:.2f}", (mean, row), xytext=(0, -17), textcoords="offset points", ha="center"
-        )
-    axis.set_yticks(range(len(networks)), [titles[model_type] for model_type in networks])
-    axis.set(ylim=(len(networks) - 0.4, -0.55), xlabel="Test accuracy after the last epoch (%)")
+            f"{summary.mean:.2f}", (summary.mean, row), xytext=(0, -17),
+            textcoords="offset points", ha="center",
+        )  # fmt: skip
+    axis.set_yticks(range(len(summaries)), [TITLES[model_type] for model_type in summaries])
+    axis.set(ylim=(len(summaries) - 0.4, -0.55), xlabel=xlabel)
     _widen(axis, 0.6)
     figure.suptitle("Each dot is a run; diamond and bar: mean and its 95 % interval", fontsize=11)
     axis.grid(axis="x", alpha=0.3)
@@ -91,24 +88,23 @@ def _widen(axis: Axes, width: float) -> None:
     axis.set_xlim(low - missing, high + missing)
 
 
-def plot_digits(networks: dict[str, Any], titles: Titles) -> bytes:
-    """Draw each network's accuracy per digit: mean and interval.
-
-    Args:
-        networks: as in the results' JSON: digit_accuracy with a mean and an interval per digit.
-        titles: of the networks.
-    """
+def plot_classes(networks: Mapping[str, Mapping[str, Summary]]) -> bytes:
+    """Draw each network's accuracy per class: network -> class -> described accuracy in percent."""
     figure, axis = subplots(figsize=(8, 4.4))
-    for place, (model_type, network) in enumerate(networks.items()):
-        digits, parts = zip(*network["digit_accuracy"].items(), strict=True)
-        x = np.array([int(digit) for digit in digits]) + 0.2 * (place - (len(networks) - 1) / 2)
-        colour, means = colour_of(titles, model_type), [part["mean"] for part in parts]
-        intervals = [part["interval"] or (part["mean"], part["mean"]) for part in parts]
-        axis.vlines(x, *np.transpose(intervals), color=colour, lw=3)
-        axis.plot(x, means, "D", color=colour, ms=6, label=titles[model_type])
-    for between in np.arange(0.5, 9):
+    for place, (model_type, classes) in enumerate(networks.items()):
+        x = np.array([CLASSES.index(name) for name in classes])
+        x = x + 0.2 * (place - (len(networks) - 1) / 2)
+        colour = colour_of(TITLES, model_type)
+        axis.vlines(
+            x, *np.transpose([ends(summary) for summary in classes.values()]), color=colour, lw=3
+        )
+        means = [summary.mean for summary in classes.values()]
+        axis.plot(x, means, "D", color=colour, ms=6, label=TITLES[model_type])
+    count = len(CLASSES)
+    for between in np.arange(0.5, count - 1):
         axis.axvline(between, color="#dddddd", lw=0.8)
-    axis.set(xticks=range(10), xlim=(-0.5, 9.5), xlabel="Digit", ylabel="Test accuracy (%)")
+    axis.set_xticks(range(count), list(CLASSES))
+    axis.set(xlim=(-0.5, count - 0.5), xlabel="Class", ylabel="Test accuracy (%)")
     axis.grid(axis="y", alpha=0.3)
     figure.legend(
         loc="outside lower center", ncols=len(networks),
@@ -118,13 +114,13 @@ def plot_digits(networks: dict[str, Any], titles: Titles) -> bytes:
 
 
 def plot_confusion(title: str, counts: np.ndarray, runs: int) -> bytes:
-    """Draw a confusion matrix, float [10, 10]: rows are true digits, means over so many runs."""
+    """Draw a confusion matrix, float [C, C]: rows are true classes, means over so many runs."""
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    right = np.eye(10, dtype=bool)
+    correct = np.eye(len(counts), dtype=bool)
     figure, axis = subplots(figsize=(8, 7))
-    # Two scales, as what is right, a hundred times as much, would drown the errors.
-    axis.imshow(np.ma.array(percent, mask=~right), cmap="Blues", vmin=0, vmax=250)
-    errors = np.ma.array(percent, mask=right)
+    # Two scales, as what is correct, a hundred times as much, would drown the errors.
+    axis.imshow(np.ma.array(percent, mask=~correct), cmap="Blues", vmin=0, vmax=250)
+    errors = np.ma.array(percent, mask=correct)
     norm = PowerNorm(0.5, 0, max(errors.max(), 0.01))
     drawn = axis.imshow(errors, cmap="Oranges", norm=norm)
     for (row, column), count in np.ndenumerate(counts):
@@ -137,7 +133,9 @@ def plot_confusion(title: str, counts: np.ndarray, runs: int) -> bytes:
                 ha="center", va="center", fontsize=8, color="white" if dark else "black",
                 weight="bold" if row == column else "normal",
             )  # fmt: skip
-    axis.set(xlabel="Predicted digit", ylabel="True digit", xticks=range(10), yticks=range(10))
+    axis.set(xlabel="Predicted class", ylabel="True class")
+    axis.set_xticks(range(len(CLASSES)), list(CLASSES))
+    axis.set_yticks(range(len(CLASSES)), list(CLASSES))
     figure.colorbar(drawn, label="errors, percent of the row's images", shrink=0.8)
     mean = f"mean of {runs} runs" if runs > 1 else "one run"
     figure.suptitle(f"{title}: test images ({mean}) and percent of the row", fontsize=11)
@@ -153,7 +151,7 @@ def plot_misclassified(
         title: of the picture.
         images: float [N, 28, 28], as the network sees them.
         labels: int [N].
-        probabilities: float [N, 10] that the network gives the digits.
+        probabilities: float [N, C] that the network gives the classes.
     """
     predictions = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predictions != labels)
@@ -162,60 +160,57 @@ def plot_misclassified(
     for axis, index in zip(axes.flat, worst, strict=False):
         axis.imshow(images[index], cmap="gray_r")
         guess = predictions[index]
-        text = f"{labels[index]} taken for {guess}\n{100 * probabilities[index, guess]:.1f} %"
-        axis.set_title(text, fontsize=9)
+        text = f"{CLASSES[labels[index]]} taken for {CLASSES[guess]}\n"
+        axis.set_title(f"{text}{100 * probabilities[index, guess]:.1f} %", fontsize=9)
     figure.suptitle(title)
     return to_png(figure)
 
 
-def plot_misread(
+def plot_hard_images(
     groups: Mapping[str, Sequence[int]],
     images: np.ndarray,
     labels: np.ndarray,
-    said: Mapping[str, np.ndarray],
-    titles: Titles,
+    predictions: Mapping[str, np.ndarray],
     note: str,
 ) -> bytes:
-    """Draw groups of misread images, of each the first 20: place, label, what networks read.
+    """Draw groups of misclassified images, of each the first 20: place, label, predictions.
 
     Args:
-        groups: caption -> places of images.
+        groups: caption -> places of images in the test set.
         images: float [N, 28, 28], as the networks see them.
         labels: int [N].
-        said: the digit that most runs of a network read, int [N], of each network.
-        titles: of the networks.
+        predictions: network -> the class that most of its runs predict, int [N].
         note: on the images, for the captions.
     """
-    shown = {caption: places[:20] for caption, places in groups.items()}
-    rows = [max(1, -(-len(places) // 10)) for places in shown.values()]
+    rows = [max(1, -(-min(len(places), 20) // 10)) for places in groups.values()]
     figure, axes = subplots(
         len(rows), 1, figsize=(10, 0.6 + sum(0.45 + 1.42 * count for count in rows)),
         height_ratios=rows, squeeze=False,
     )  # fmt: skip
-    for axis, count, (caption, places) in zip(axes.flat, rows, shown.items(), strict=True):
-        total = len(groups[caption])
-        more = ", the first 20" if total > 20 else ""
-        plural = "" if total == 1 else "s"
-        axis.set_title(f"{caption}: {total} image{plural}{more}{note}", fontsize=11, loc="left")
+    for axis, count, (caption, places) in zip(axes.flat, rows, groups.items(), strict=True):
+        plural = "" if len(places) == 1 else "s"
+        more = ", the first 20" if len(places) > 20 else ""
+        title = f"{caption}: {len(places)} image{plural}{more}{note}"
+        axis.set_title(title, fontsize=11, loc="left")
         axis.set(xlim=(0, 400), ylim=(57 * count, 0), aspect="equal")
         axis.axis("off")
-        for index, place in enumerate(places):
+        for index, place in enumerate(places[:20]):
             top, left = 57 * (index // 10), 40 * (index % 10)
             extent = (left + 6, left + 34, top + 43, top + 15)
             axis.imshow(images[place], cmap="gray_r", extent=extent)
-            text = f"{place}\ntrue {labels[place]}"
+            text = f"{place}\ntrue {CLASSES[labels[place]]}"
             axis.text(left + 20, top + 14, text, ha="center", va="bottom", fontsize=9.5)
-            for column, (model_type, digits) in enumerate(said.items()):
+            for column, (model_type, classes) in enumerate(predictions.items()):
                 axis.text(
-                    left + 20 + 8 * (column - (len(said) - 1) / 2), top + 49, str(digits[place]),
-                    ha="center", va="center", fontsize=10, weight="bold",
-                    color=colour_of(titles, model_type),
+                    left + 20 + 8 * (column - (len(predictions) - 1) / 2), top + 49,
+                    CLASSES[classes[place]], ha="center", va="center", fontsize=10, weight="bold",
+                    color=colour_of(TITLES, model_type),
                 )  # fmt: skip
         axis.set(xlim=(0, 400), ylim=(57 * count, 0))  # which imshow has changed
-    patches = [Patch(color=colour_of(titles, name), label=titles[name]) for name in said]
+    patches = [Patch(color=colour_of(TITLES, name), label=TITLES[name]) for name in predictions]
     figure.legend(
-        handles=patches, loc="outside lower center", ncols=len(said), fontsize=10,
-        title="number in the test set, true digit, image, and the digit that most runs read:",
+        handles=patches, loc="outside lower center", ncols=len(patches), fontsize=10,
+        title="number in the test set, true class, image, and the class that most runs predict:",
     )  # fmt: skip
     return to_png(figure)
 
@@ -245,4 +240,31 @@ def plot_filters(
     figure.colorbar(drawn, ax=[axes[name] for name in top], label="weight", shrink=0.9)
     figure.colorbar(shown, ax=[axes[name] for name in bottom], label="output", shrink=0.9)
     figure.suptitle(f"{title}: the learned 5x5 filters, and their outputs after ReLU", fontsize=11)
+    return to_png(figure)
+
+
+def plot_runs(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Draw the curves of single runs: train dashed, test or validation solid, a colour per run.
+
+    Args:
+        histories: run -> a dict per epoch, with the columns of metrics.csv.
+    """
+    figure, axes = subplots(1, 2, figsize=(10, 5))
+    for axis, metric in zip(axes, ("accuracy", "loss"), strict=True):
+        for index, (name, history) in enumerate(histories.items()):
+            epochs = [row["epoch"] for row in history]
+            for column in (column for column in history[0] if column.endswith(metric)):
+                train = column.startswith("train")
+                axis.plot(
+                    epochs, [row[column] for row in history], "--" if train else "-",
+                    color=PALETTE[index % len(PALETTE)], label=None if train else name,
+                    marker="o" if len(history) == 1 else "", alpha=0.6 if train else 1,
+                )  # fmt: skip
+        axis.set_title(metric, fontsize=11)
+        metric_scale(axis, metric)
+        epoch_axis(axis)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center",
+        ncols=min(4, len(histories)), title="solid: test or validation images, dashed: training",
+    )  # fmt: skip
     return to_png(figure)

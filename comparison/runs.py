@@ -1,27 +1,67 @@
-"""Many runs side by side, each in a folder that says which run it is."""
+"""Many runs side by side, and the flags of the commands that need them."""
 
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from utils.checkpoint import (
-    has_checkpoint,
-    load_checkpoint,
-)
-from utils.files import UserError, acquire_lock, atomic_write
+from model import MODELS
+from utils.checkpoint import check_settings_kept, load_checkpoint
+from utils.files import UserError, acquire_lock
 from utils.metrics import format_row
+from utils.settings import Parser, select_device
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
 
 Run = Callable[[Any, Path, bool], list[dict[str, float]]]
+
+
+# --- Flags ------------------------------------------------------------------------------------
+
+
+class ManyRunsParser(Parser):
+    """The parser of every command that needs many runs, with the flags that they share.
+
+    Args:
+        description: of the command.
+        seeds: the default number of runs.
+        models: the default networks; None if the command chooses them.
+    """
+
+    def __init__(
+        self, description: str | None, seeds: int, models: list[str] | None = None
+    ) -> None:
+        super().__init__(description=description)
+        default = " ".join(models) if models else "the recipe's, or all"
+        self.add_argument(
+            "--models", nargs="+", default=models,
+            help=f"networks of {', '.join(MODELS)} (default: {default})",
+        )  # fmt: skip
+        self.add_argument(
+            "--seeds", type=int, default=seeds, help=f"runs of each (default: {seeds})"
+        )
+
+    def parse_args(self, *args: Any, **options: Any) -> Any:
+        """Return the flags.
+
+        Raises:
+            UserError: for wrong flags, and under torchrun, as the command starts its own processes.
+        """
+        flags = super().parse_args(*args, **options)
+        if torch.distributed.is_torchelastic_launched():
+            self.error("starts its own processes; run it without torchrun")
+        if flags.seeds < 1:
+            self.error(f"--seeds {flags.seeds}: must be at least 1")
+        return flags
 
 
 # --- Training side by side --------------------------------------------------------------------
@@ -36,26 +76,23 @@ def cores() -> int:
 
 
 def is_finished(args: Any, folder: Path) -> bool:
-    """Return whether a run has all its epochs behind it; False too if its checkpoint is damaged."""
+    """Return whether a run has all its epochs behind it; False too if its checkpoint is damaged.
+
+    Raises:
+        UserError: if it was trained with other settings, as when a default has changed since.
+    """
     try:
-        return has_checkpoint(folder) and load_checkpoint(folder)["epoch"] >= args.epochs
+        checkpoint = load_checkpoint(folder)
     except UserError:
         return False
+    check_settings_kept(folder, args, checkpoint)
+    return checkpoint["epoch"] >= args.epochs
 
 
-def runs_at_once(folder: Path) -> int:
-    """Return how many runs shared the machine with this one, at most, itself included."""
-    return int((folder / "at_once.txt").read_text())
-
-
-def _finish_run(run: Run, args: Any, folder: Path, at_once: int) -> list[dict[str, float]]:
+def _finish_run(run: Run, args: Any, folder: Path) -> list[dict[str, float]]:
     """Train a run to its end from where it stands; returns its history."""
     # Waits for another comparison's process; held until the end of this function.
     _lock = acquire_lock(folder, timeout=-1)
-    tag = folder / "at_once.txt"
-    if tag.exists() and has_checkpoint(folder):
-        at_once = max(at_once, runs_at_once(folder))
-    atomic_write(tag, str(at_once).encode())
     return run(args, folder, False)
 
 
@@ -71,43 +108,56 @@ def _start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def train_all(run: Run, jobs: dict[Path, Any], at_once: int) -> list[Path]:
+@contextmanager
+def processes(count: int) -> Iterator[Executor]:
+    """Yield an executor of so many processes on this machine, which end at once on Ctrl-C."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, _start_worker) as pool:
+        # Ctrl-C reaches all processes; workers inherit that they ignore it, and are ended below.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pool.submit(int)  # starts them
+        signal.signal(signal.SIGINT, handler)
+        try:
+            yield pool
+        except BaseException:  # what the runs have done so far is in their checkpoints
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def train_all(run: Run, jobs: Mapping[Path, Any], count: int) -> list[Path]:
     """Train what is missing of many runs, so many side by side, each in a process.
 
     Args:
-        run: main.run().
-        jobs: each run's folder, and its settings.
-        at_once: number of processes.
+        run: main.run(), or what is called like it.
+        jobs: folder -> settings of each run.
+        count: number of processes on a CPU; on a GPU runs go one after the other.
 
     Returns:
         The folders of the runs that failed; why is on stderr.
     """
     missing = {folder: args for folder, args in jobs.items() if not is_finished(args, folder)}
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished, {len(missing)} to train")
-    failed: list[Path] = []
-    context = multiprocessing.get_context("spawn")
-    with (
-        tqdm(total=len(missing), unit=" runs", disable=None) as bar,
-        ProcessPoolExecutor(at_once, context, _start_worker) as pool,
-    ):
-        # Ctrl-C reaches all processes; workers inherit that they ignore it, and are ended below.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        futures = {
-            pool.submit(_finish_run, run, args, folder, at_once): folder
-            for folder, args in missing.items()
-        }
-        signal.signal(signal.SIGINT, handler)
-        try:
-            for future in as_completed(futures):
-                folder = futures[future]
-                try:
-                    bar.write(f"{folder}: {format_row(future.result()[-1])}")
-                except (UserError, BrokenExecutor) as error:
-                    failed.append(folder)
-                    bar.write(f"{folder}: {error}", file=sys.stderr)
-                bar.update()
-        except BaseException:  # Ctrl-C: what the runs have done so far is in their checkpoints
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    if not missing:
+        return []
+    on_cpu = all(select_device(args.device).type == "cpu" for args in missing.values())
+    with processes(min(count, len(missing)) if on_cpu else 1) as pool:
+        return _train(run, missing, pool)
+
+
+def _train(run: Run, missing: Mapping[Path, Any], pool: Executor) -> list[Path]:
+    """Train runs with any executor of concurrent.futures; arguments and result as above."""
+    futures = {
+        pool.submit(_finish_run, run, args, folder): folder for folder, args in missing.items()
+    }
+    failed = []
+    with tqdm(total=len(missing), unit=" runs", disable=None) as bar:
+        for future in as_completed(futures):
+            folder = futures[future]
+            try:
+                bar.write(f"{folder}: {format_row(future.result()[-1])}")
+            except (UserError, BrokenExecutor) as error:
+                failed.append(folder)
+                bar.write(f"{folder}: {error}", file=sys.stderr)
+            bar.update()
     return failed

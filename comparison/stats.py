@@ -1,66 +1,101 @@
-"""Means with their intervals, and how they are printed."""
+"""Means with their 95 % confidence intervals, and how they are printed."""
 
+import math
 from collections.abc import Sequence
-from itertools import combinations, pairwise
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from scipy import stats
 
-METHOD = "95 % interval of the mean by Student's t"
-MEASURES = ("test_accuracy", "test_loss", "train_accuracy", "train_loss")
+METHOD = (
+    "95 % confidence interval of the mean by Student's t, cut off at the limits of accuracy, 0 and "
+    "100 %"
+)
+# What values can be: accuracies and errors, differences of them, losses.
+PERCENT, POINTS, LOSS = (0.0, 100.0), (-100.0, 100.0), (0.0, math.inf)
+Interval = tuple[float, float]
+Values = Sequence[float] | np.ndarray
 
 
-def t_interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
-    """Return [low, high], the 95 % interval of the mean of n values; None for fewer than two.
+@dataclass
+class Summary:
+    """Values described; the interval is that of the mean, None for a single value."""
+
+    n: int
+    mean: float
+    interval: Interval | None
+    min: float
+    max: float
+
+
+def t_interval(values: Values) -> Interval | None:
+    """Return (low, high), the 95 % interval of the mean of n values; None for fewer than two.
 
     Student's t with n - 1 degrees of freedom: mean +- t * standard deviation / sqrt(n).
     """
+    from scipy import stats
+
     n = len(values)
     if n < 2:
         return None
     half = stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
     mean = np.mean(values)
-    return [float(mean - half), float(mean + half)]
+    return float(mean - half), float(mean + half)
 
 
-def proportion_interval(hits: int, n: int) -> list[float]:
-    """Return [low, high] in percent, the 95 % interval of a proportion (Wilson, 1927).
+def welch_interval(values: Values, others: Values) -> Interval | None:
+    """Return the 95 % interval of the difference of two means; None if unknown.
+
+    By Welch's t (1947), for values that are not paired.
+    """
+    from scipy import stats
+
+    if min(len(values), len(others)) < 2:
+        return None
+    interval = stats.ttest_ind(values, others, equal_var=False).confidence_interval()
+    return _within((float(interval.low), float(interval.high)), POINTS)
+
+
+def proportion_interval(hits: int, n: int) -> Interval:
+    """Return (low, high) in percent, the 95 % interval of a proportion (Wilson, 1927).
 
     Unlike Student's t it is of use where all of few are hits.
     """
+    from scipy import stats
+
     interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
-    return [float(100 * interval.low), float(100 * interval.high)]
+    return float(100 * interval.low), float(100 * interval.high)
 
 
-def describe(values: Sequence[float]) -> dict[str, Any]:
-    """Return n, mean, its 95 % interval, min and max of values."""
-    return {
-        "n": len(values),
-        "mean": float(np.mean(values)),
-        "interval": t_interval(values),
-        "min": min(values),
-        "max": max(values),
-    }
-
-
-def difference_interval(values: Sequence[float], others: Sequence[float]) -> list[float] | None:
-    """Return the 95 % interval of the difference of two means, by Welch's t; None if unknown."""
-    if min(len(values), len(others)) < 2:
+def _within(interval: Interval | None, limits: Interval) -> Interval | None:
+    """Cut an interval off at the limits of what its mean can be."""
+    if interval is None:
         return None
-    found = stats.ttest_ind(values, others, equal_var=False).confidence_interval()
-    return [float(found.low), float(found.high)]
+    return max(interval[0], limits[0]), min(interval[1], limits[1])
 
 
-def format_interval(interval: list[float] | None, places: int, sign: str = "") -> str:
+def describe(values: Values, limits: Interval = PERCENT) -> Summary:
+    """Return values described, the interval of their mean cut off at limits."""
+    interval = _within(t_interval(values), limits)
+    return Summary(
+        len(values), float(np.mean(values)), interval, float(min(values)), float(max(values))
+    )
+
+
+def excludes_zero(interval: Interval | None) -> bool:
+    """Return whether a difference with this interval is significant; False if it is unknown."""
+    return interval is not None and not interval[0] <= 0 <= interval[1]
+
+
+def format_interval(interval: Interval | None, places: int, sign: str = "") -> str:
     """Return an interval as [low, high], nothing for none; the sign "+" shows that of gains."""
     return f"[{', '.join(f'{end:{sign}.{places}f}' for end in interval)}]" if interval else ""
 
 
-def format_mean(part: dict[str, Any], places: int, sign: str = "") -> str:
+def format_mean(summary: Summary, places: int, sign: str = "") -> str:
     """Return a mean and, if there is one, its interval: 98.78 [98.71, 98.85]."""
-    interval = format_interval(part["interval"], places, sign)
-    return f"{part['mean']:{sign}.{places}f} {interval}".strip()
+    interval = format_interval(summary.interval, places, sign)
+    return f"{summary.mean:{sign}.{places}f} {interval}".strip()
 
 
 def first_reached(xs: Sequence[float], ys: Sequence[float], limit: float) -> float | None:
@@ -74,50 +109,3 @@ def first_reached(xs: Sequence[float], ys: Sequence[float], limit: float) -> flo
         if next_y >= limit:
             return x + (next_x - x) * (limit - y) / (next_y - y)
     return None
-
-
-# --- Networks ---------------------------------------------------------------------------------
-
-
-def summarise(runs: list[dict[str, Any]], correct: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return for each network its final figures, described over its runs.
-
-    Args:
-        runs: model_type, seed, curves, calibration_error and digit_accuracy of each run.
-        correct: for each network, the share of its runs that get each test image right, [N].
-            Their mean is the mean test accuracy, so its interval over the images comes from them.
-    """
-    networks = {}
-    for model_type, shares in correct.items():
-        own = [run for run in runs if run["model_type"] == model_type]
-        curves, digits = ([run[key] for run in own] for key in ("curves", "digit_accuracy"))
-        networks[model_type] = {
-            **{measure: describe([curve[measure][-1] for curve in curves]) for measure in MEASURES},
-            "mean_over_epochs": describe([float(np.mean(c["test_accuracy"])) for c in curves]),
-            "interval_over_images": t_interval(100 * shares),
-            "calibration_error": describe([run["calibration_error"] for run in own]),
-            "digit_accuracy": {d: describe([run[d] for run in digits]) for d in digits[0]},
-        }
-    return networks
-
-
-def differences(runs: list[dict[str, Any]], correct: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Return the difference in final test accuracy of each pair of networks, arguments as above.
-
-    Paired by seed for the interval over the runs, by image for that over the test images.
-    """
-    finals: dict[str, dict[int, float]] = {model_type: {} for model_type in correct}
-    for run in runs:
-        finals[run["model_type"]][run["seed"]] = run["curves"]["test_accuracy"][-1]
-    pairs = []
-    for one, other in combinations(correct, 2):
-        seeds = sorted(finals[one].keys() & finals[other].keys())
-        gains = np.array([finals[one][seed] - finals[other][seed] for seed in seeds])
-        if not seeds:
-            continue
-        sign = 1 if gains.mean() >= 0 else -1
-        better, than = (one, other)[::sign]
-        images = 100 * sign * (correct[one] - correct[other])
-        pair = {"better": better, "than": than, **describe((sign * gains).tolist())}
-        pairs.append(pair | {"interval_over_images": t_interval(images)})
-    return pairs

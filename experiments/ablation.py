@@ -1,12 +1,16 @@
 """What each part of the best recipe brings, measured on validation images.
 
     python -m experiments.ablation             5 seeds per step, the last 10,000 training images
-    python -m experiments.ablation --publish   also renew what the README shows
 
 Goes from the baseline to main.py's best recipe one step at a time and on to its record recipe, and
 tries a few changes of the best one that were not kept. The test set is not touched. Finished runs
 are kept in runs/compare/.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/ablation.py
 
 from utils.command import run_command  # isort: split
 
@@ -15,27 +19,19 @@ from typing import Any
 
 import torch
 
-from compare import markdown
-from comparison.identity import group_folder, run_folder
-from comparison.runs import cores, train_all
-from comparison.stats import describe, format_mean
-from dataset import describe_data, digest, load_splits, prepare
-from experiments.plots import plot_ablation, plot_augmentation
-from experiments.study import (
-    describe_setup,
-    final_accuracies,
-    refuse_failures,
-    refuse_other_data,
-    refuse_trials,
-    write_study,
-)
+from comparison.results import describe_setup
+from comparison.runs import ManyRunsParser
+from comparison.stats import POINTS, Summary, describe, format_mean
+from comparison.tables import describe_seeds, markdown, setup_table
+from dataset import Split, load_splits, prepare
+from experiments.study import Study, finish_study, train_study
 from main import RECIPES, Args, run
 from model import TITLES
 from utils.augment import deskew, make_augmentation
-from utils.settings import Parser
 
 BEST = RECIPES["best"]
 NETWORKS = ["LeNet5", "CustomMLP"]
+SEEDS = 5
 VAL_SIZE = 10_000
 
 
@@ -67,152 +63,173 @@ BLOCKS = {  # -> head of their table
 }
 
 
-def _block(name: str) -> str:
-    return "best" if name in STEPS else "record" if name in KEPT else "extra"
-
-
-def all_steps() -> list[tuple[str, str, dict[str, Any]]]:
-    """Return (name, name of the step it is compared with, settings) of every block's steps."""
+def all_steps() -> dict[str, dict[str, Any]]:
+    """Return step -> its block, the step it is compared with ("" for none), its settings."""
+    steps: dict[str, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
-    found, before = [], ""
+    before = ""
     for name, change in STEPS.items():
         settings = settings | change
-        found.append((name, before, settings))
+        steps[name] = {"block": "best", "compared_with": before, "settings": settings}
         before = name
-    changes = KEPT | EXTRAS
-    return found + [(name, before, settings | change) for name, change in changes.items()]
+    for block, changes in (("record", KEPT), ("extra", EXTRAS)):
+        for name, change in changes.items():
+            changed = settings | change
+            steps[name] = {"block": block, "compared_with": before, "settings": changed}
+    return steps
 
 
-def measure(model_type: str, accuracies: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Return for each step of a network its accuracies and its gains, described.
+# --- What it takes to be published ------------------------------------------------------------
 
-    Args:
-        model_type: the network's name.
-        accuracies: of each measured step's runs, by seed, by which gains are paired.
-    """
-    measured = []
-    for name, before, settings in all_steps():
-        if name not in accuracies:
-            continue
-        own = accuracies[name]
-        step: dict[str, Any] = {"model_type": model_type, "step": name, "block": _block(name)}
-        step |= {"settings": settings, "accuracies": own, "accuracy": describe(own)}
-        if before:
-            gains = [new - old for new, old in zip(own, accuracies[before], strict=True)]
-            step |= {"compared_with": before, "gain": describe(gains)}
-        measured.append(step)
-    return measured
+FULL = {"epochs": None, "val_size": VAL_SIZE}
 
 
-def render(ablation: dict[str, Any]) -> str:
-    """Return the ablation as Markdown, for the terminal and the README."""
-    found = {(step["model_type"], step["step"]): step for step in ablation["steps"]}
-    models = list(dict.fromkeys(model_type for model_type, _ in found))
-    parts = []
+def full_keys() -> set[tuple[str, str]]:
+    """Return the keys of the whole study."""
+    return {(model_type, step) for model_type in NETWORKS for step in all_steps()}
+
+
+# --- Reporting --------------------------------------------------------------------------------
+
+
+def gain(study: Study, model_type: str, step: str) -> Summary | None:
+    """Return what a step brings, in percentage points paired by seed; None for the first."""
+    before = study.setup["steps"][step]["compared_with"]
+    if not before:
+        return None
+    gains = study.accuracies[model_type, step] - study.accuracies[model_type, before]
+    return describe(gains, POINTS)
+
+
+def render(study: Study) -> str:
+    """Return the ablation as Markdown tables."""
+    models, tables = study.values("model_type"), []
     for block, head in BLOCKS.items():
         heads, rows = [head], []
         for model_type in models:
             heads += [TITLES[model_type], "gain"]
-        for name in dict.fromkeys(s["step"] for s in ablation["steps"] if s["block"] == block):
-            rows.append([name])
-            for step in (found[model_type, name] for model_type in models):
-                gain = format_mean(step["gain"], 2, "+") if "gain" in step else ""
-                rows[-1] += [format_mean(step["accuracy"], 2), gain]
+        for step, about in study.setup["steps"].items():
+            if about["block"] != block:
+                continue
+            row = [step]
+            for model_type in models:
+                summary = gain(study, model_type, step)
+                row.append(format_mean(study.summary(model_type, step), 2))
+                row.append(format_mean(summary, 2, "+") if summary else "")
+            rows.append(row)
         if rows:
-            parts.append(markdown(heads, rows))
-    parts.append(
-        f"Accuracy in percent on {ablation['val_size']:,} validation images, the last of the "
-        f"training set; means of {ablation['seeds']} seeds (0 to {ablation['seeds'] - 1}), in "
-        f"brackets the {ablation['method']}. A gain is paired by seed, against the step above or, "
-        f"on top of the best recipe, against that. Data: {ablation['data']}. PyTorch "
-        f"{ablation['versions']['torch']} on {ablation['processor']}."
+            tables.append(markdown(heads, rows))
+    rows_of_setup = {
+        "accuracy": f"percent of {study.setup['val_size']:,} validation images, the last of the "
+        "training set",
+        "runs per step": describe_seeds(list(range(study.setup["seeds"]))),
+        "gain": "percentage points, paired by seed, over the step above or, on top of the best "
+        "recipe, over that",
+    }
+    return "\n\n".join([*tables, setup_table(study.setup, rows_of_setup)])
+
+
+def plot_ablation(study: Study) -> bytes:
+    """Draw each network's ablation: a row per step, its runs as dots, the mean and its interval."""
+    from utils.plots import colour_of, subplots, to_png
+
+    models = study.values("model_type")
+    steps = [step for step, about in study.setup["steps"].items() if about["block"] != "extra"]
+    figure, axes = subplots(
+        1, len(models), figsize=(2 + 4 * len(models), 5), sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for axis, model_type in zip(axes[0], models, strict=True):
+        colour = colour_of(TITLES, model_type)
+        summaries = [study.summary(model_type, step) for step in steps]
+        means = [summary.mean for summary in summaries]
+        axis.plot(means, range(len(steps)), "D-", color=colour, lw=1)
+        for row, (step, summary) in enumerate(zip(steps, summaries, strict=True)):
+            accuracies = study.accuracies[model_type, step]
+            axis.scatter(accuracies, [row - 0.2] * len(accuracies), s=16, color=colour, alpha=0.5)
+            low, high = summary.interval or (summary.mean, summary.mean)
+            axis.hlines(row, low, high, color=colour, lw=3)
+            axis.annotate(
+                f"{summary.mean:.2f}", (max(high, summary.max), row), xytext=(6, 0),
+                textcoords="offset points", va="center",
+            )  # fmt: skip
+        axis.set_yticks(range(len(steps)), steps)
+        axis.set(ylim=(len(steps) - 0.5, -0.6), xlabel="Accuracy on validation images (%)")
+        axis.set_title(TITLES[model_type])
+        axis.margins(x=0.2)
+        axis.grid(axis="x", alpha=0.3)
+    figure.suptitle(
+        "Each step adds to the one above; dots are runs, bars the means' 95 % intervals"
     )
-    return "\n\n".join(parts)
+    return to_png(figure)
 
 
-def augmentation_picture(args: Args) -> bytes:
+def plot_augmentation(args: Args, training: Split) -> bytes:
     """Draw the first training images, and what deskewing and the augmentation make of them."""
+    from utils.plots import image_grid, to_png
+
     cpu = torch.device("cpu")
-    images = prepare(load_splits(args.data_dir, args.val_size)[0], False, cpu).images[:5]
+    images = prepare(Split(training.images[:5], training.labels[:5]), False, cpu).images
     augmentation, deskewed = make_augmentation(args, cpu), deskew(images)
     assert augmentation is not None  # as the best recipe augments
     repeated = deskewed.repeat_interleave(8, dim=0)
     coefficients = augmentation.draw(len(repeated), torch.Generator().manual_seed(0))
     augmented = augmentation(repeated, coefficients).view(5, 8, 28, 28)
-    return plot_augmentation(torch.cat([images, deskewed, augmented], dim=1).numpy())
+    figure, axes = image_grid(5, 10, (10, 5))
+    columns = torch.cat([images, deskewed, augmented], dim=1)
+    for axis, image in zip(axes.flat, columns.view(-1, 28, 28).numpy(), strict=True):
+        axis.imshow(image, cmap="gray_r")
+    titles = ["image", "deskewed", *(f"augmented {count}" for count in range(1, 9))]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    return to_png(figure)
+
+
+# --- The command ------------------------------------------------------------------------------
 
 
 def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, seeds, epochs, val_size, data_dir and publish."""
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--models", nargs="+", default=NETWORKS, help=f"networks (default: {' '.join(NETWORKS)})"
-    )
-    parser.add_argument("--seeds", type=int, default=5, help="runs per step (default: 5)")
+    """Return the flags: models, seeds, epochs, val_size and data_dir."""
+    parser = ManyRunsParser(__doc__, SEEDS, NETWORKS)
     parser.add_argument("--epochs", type=int, help="per run (default: 20, or the step's)")
-    parser.add_argument("--val_size", type=int, default=VAL_SIZE, help="images (default: 10000)")
+    parser.add_argument(
+        "--val_size", type=int, default=VAL_SIZE, help=f"images (default: {VAL_SIZE})"
+    )
     parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
-    parser.add_argument("--publish", action="store_true", help="renew what the README shows")
     flags = parser.parse_args()
     if flags.val_size < 1:
         parser.error(f"--val_size {flags.val_size}: must be at least 1")
-    refuse_trials(parser, flags, 5, ["models", "epochs", "val_size"])
     return flags
-
-
-def train_steps(flags: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
-    """Train what is missing; return (network, step) -> final validation accuracies by seed."""
-    shared: dict[str, Any] = {"val_size": flags.val_size, "data_dir": flags.data_dir}
-    if flags.epochs is not None:
-        shared["epochs"] = flags.epochs
-    runs = {
-        (model_type, name): [
-            Args(model_type=model_type, seed=seed, **(settings | shared))
-            for seed in range(flags.seeds)
-        ]
-        for model_type in dict.fromkeys(flags.models)
-        for name, _, settings in all_steps()
-        if flags.epochs is None or name not in KEPT
-    }
-    for own in runs.values():
-        splits = load_splits(
-            own[0].data_dir, own[0].val_size
-        )  # before any training, so that mistakes show at once
-    data = [digest(split) for split in splits]
-    folders = {
-        key: [run_folder(args, group_folder(args, data)) for args in own]
-        for key, own in runs.items()
-    }
-    jobs = {
-        folder: args
-        for key, own in runs.items()
-        for folder, args in zip(folders[key], own, strict=True)
-    }
-    refuse_failures(train_all(run, jobs, cores()), jobs)
-    return {key: final_accuracies(own, "val_accuracy") for key, own in folders.items()}
 
 
 def main() -> None:
     """Train what is missing, then report the ablation."""
     flags = parse_flags()
-    args = Args(flags.models[0], data_dir=flags.data_dir, val_size=flags.val_size, **BEST)
-    data = describe_data(flags.data_dir, flags.val_size)
-    refuse_other_data(flags, data)
-    accuracies = train_steps(flags)
-    measured = []
-    for model_type in dict.fromkeys(flags.models):
-        own = {name: values for (owner, name), values in accuracies.items() if owner == model_type}
-        measured += measure(model_type, own)
-    ablation = {
-        # "epochs" of all runs, None if each has its step's own.
-        **{"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size, "data": data},
-        **{**describe_setup(args), "steps": measured},
+    shared: dict[str, Any] = {"val_size": flags.val_size, "data_dir": flags.data_dir}
+    steps = all_steps()
+    if flags.epochs is not None:
+        shared["epochs"] = flags.epochs
+        steps = {name: step for name, step in steps.items() if name not in KEPT}
+    plan = {
+        (model_type, name): [
+            Args(model_type=model_type, seed=seed, **(step["settings"] | shared))
+            for seed in range(flags.seeds)
+        ]
+        for model_type in dict.fromkeys(flags.models)
+        for name, step in steps.items()
     }
-    pictures = {
-        "ablation": plot_ablation(measured, TITLES),
-        "augmentation": augmentation_picture(args),
-    }
-    write_study("ablation", ablation, render(ablation), pictures, flags.publish)
+    splits = load_splits(flags.data_dir, flags.val_size)
+    accuracies = train_study(run, plan, splits)
+    args = Args(**(BEST | shared))
+    setup = {"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size}
+    setup |= {**describe_setup(args, splits), "steps": steps}
+    study = Study(setup, ("model_type", "step"), accuracies)
+    finish_study(
+        "ablation", study, render(study),
+        lambda: {
+            "ablation": plot_ablation(study),
+            "augmentation": plot_augmentation(args, splits[0]),
+        },
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,37 +1,42 @@
-"""How well the compared networks read perturbed test images; nothing is trained.
+"""How accurate the compared networks are on perturbed test images; nothing is trained.
 
     python -m experiments.robustness             the runs of compare.py, baseline and best recipe
-    python -m experiments.robustness --publish   also renew what the README shows
 
 The perturbations are in experiments/perturb.py, the runs those of two commands: python compare.py,
 and the same with --recipe best --first_seed 10.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/robustness.py
 
 from utils.command import run_command  # isort: split
 
 import argparse
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from compare import collect, markdown, probabilities
 from comparison.identity import group_folder, run_folder
-from comparison.runs import cores, is_finished
-from comparison.stats import describe, first_reached, format_mean
-from dataset import Split, describe_data, digest, load_splits, prepare
+from comparison.results import class_probabilities, describe_setup
+from comparison.runs import ManyRunsParser, cores, is_finished
+from comparison.stats import first_reached, format_mean
+from comparison.tables import describe_seeds, markdown, setup_table
+from dataset import Batches, Split, digest, load_splits, prepare
 from experiments import perturb
-from experiments.plots import plot_robustness
-from experiments.study import describe_setup, refuse_other_data, refuse_trials, write_study
-from main import RECIPES, Args
+from experiments.study import Study, draw_band, finish_study
+from main import EVALUATION_BATCH, RECIPES, Args
 from model import MODELS, TITLES
-from utils.device import select_device
+from utils.checkpoint import load_checkpoint
 from utils.files import UserError
-from utils.settings import Parser
+from utils.settings import select_device
 
+SEEDS = 10
 FIRST_SEEDS = {"baseline": 0, "best": 10}  # of each recipe's runs
 SEED = 0  # of directions, places and noise
 LIMIT = 90  # percent: from where on a network counts as failing
@@ -66,15 +71,15 @@ PERTURBATIONS = {
         perturb.cover, "side in pixels", (0, 4, 7, 10, 14), 0, (4, 7, 14)
     ),
 }
-# recipe -> perturbation -> network -> strength -> described accuracy
-Curves = dict[str, dict[str, dict[str, dict[float, dict[str, Any]]]]]
+# (recipe, network) -> weights of its runs, in order of seed
+Weights = dict[tuple[str, str], list[dict[str, torch.Tensor]]]
 
 
 # --- Measuring --------------------------------------------------------------------------------
 
 
-def find_runs(flags: argparse.Namespace, data: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the finished runs of each recipe, as compare.collect() does.
+def find_runs(flags: argparse.Namespace, data: list[str]) -> Weights:
+    """Return the weights of the finished runs of each recipe and network.
 
     Args:
         flags: as parse_flags() returns them.
@@ -83,207 +88,206 @@ def find_runs(flags: argparse.Namespace, data: list[str]) -> dict[str, list[dict
     Raises:
         UserError: if runs are missing, with the commands that make them.
     """
-    found, missing = {}, 0
+    weights: Weights = {}
+    missing = 0
     for recipe, first in FIRST_SEEDS.items():
         shared = {"epochs": flags.epochs, "data_dir": flags.data_dir} | RECIPES[recipe]
-        jobs = {}
         for model_type in dict.fromkeys(flags.models):
+            weights[recipe, model_type] = []
             for seed in range(first, first + flags.seeds):
                 args = Args(model_type=model_type, seed=seed, **shared)
-                jobs[run_folder(args, group_folder(args, data))] = args
-        done = {folder: args for folder, args in jobs.items() if is_finished(args, folder)}
-        found[recipe] = [collect(args, folder) for folder, args in done.items()]
-        missing += len(jobs) - len(done)
+                folder = run_folder(args, group_folder(args, data))
+                if is_finished(args, folder):
+                    weights[recipe, model_type].append(load_checkpoint(folder)["model"])
+                else:
+                    missing += 1
     if missing:
         raise UserError(
             f"{missing} of the comparison's runs are missing; to train them: python compare.py and "
             "python compare.py --recipe best --first_seed 10, with the flags given here"
         )
-    return found
+    return weights
 
 
 def evaluate(
-    runs: dict[str, list[dict[str, Any]]], pixels: torch.Tensor, labels: torch.Tensor
-) -> dict[tuple[str, str], list[float]]:
-    """Return (recipe, network) -> each run's accuracy in percent.
+    weights: Weights, pixels: torch.Tensor, labels: torch.Tensor
+) -> dict[tuple[str, str], np.ndarray]:
+    """Return (recipe, network) -> each run's accuracy in percent, float [R].
 
     Args:
-        runs: of each recipe, which may deskew.
+        weights: of the runs; recipes may deskew.
         pixels: float32 [N, 28, 28], 0 to 255.
         labels: int64 [N].
     """
-    found: dict[tuple[str, str], list[float]] = {}
-    # A thread per network at work: several for one network are slow on a busy machine.
+    accuracies = {}
+    # A thread per run at work: several threads for one network are slow on a busy machine.
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for recipe, own in runs.items():
+        for (recipe, model_type), runs in weights.items():
             # A copy, as normalising changes floats in place.
             split = Split(pixels.clone(), labels)
-            images = prepare(split, RECIPES[recipe].get("deskew", False), pixels.device).images
-            all_shares = pool.map(probabilities, own, repeat(images))
-            for one, shares in zip(own, all_shares, strict=True):
-                hits = shares.argmax(axis=1) == labels.cpu().numpy()
-                accuracies = found.setdefault((recipe, one["model_type"]), [])
-                accuracies.append(100 * float(hits.mean()))
-    return found
+            deskewed = RECIPES[recipe].get("deskew", False)
+            batches = Batches(prepare(split, deskewed, pixels.device), EVALUATION_BATCH)
+            futures = [pool.submit(class_probabilities, model_type, run, batches) for run in runs]
+            predictions = np.array([future.result().argmax(axis=1) for future in futures])
+            correct = predictions == labels.cpu().numpy()
+            accuracies[recipe, model_type] = 100 * correct.mean(axis=1)
+    return accuracies
 
 
-def measure(runs: dict[str, list[dict[str, Any]]], test: Split) -> list[dict[str, Any]]:
-    """Return the accuracies at each strength of each perturbation, for each recipe and network.
+def measure(weights: Weights, test: Split) -> dict[tuple[str, str, str, float], np.ndarray]:
+    """Return (recipe, network, perturbation, strength) -> each run's accuracy in percent.
 
     Args:
-        runs: of each recipe.
+        weights: of the runs.
         test: the test split as loaded, on the device.
     """
-    pixels, points = test.images.float(), []
-    unchanged = evaluate(runs, pixels, test.labels)
-    strengths = [(name, s) for name, one in PERTURBATIONS.items() for s in one.strengths]
+    pixels, accuracies = test.images.float(), {}
+    unchanged = evaluate(weights, pixels, test.labels)
+    strengths = [(name, s) for name, about in PERTURBATIONS.items() for s in about.strengths]
     for name, strength in tqdm(strengths, unit=" strengths", leave=False, disable=None):
-        found, one = unchanged, PERTURBATIONS[name]
-        if strength != one.neutral:
+        perturbation, measured = PERTURBATIONS[name], unchanged
+        if strength != perturbation.neutral:
             generator = torch.Generator().manual_seed(SEED)
-            found = evaluate(runs, one.change(pixels, strength, generator), test.labels)
-        for (recipe, model_type), accuracies in found.items():
-            point = {"recipe": recipe, "model_type": model_type, "perturbation": name}
-            point |= {"strength": strength, "accuracies": accuracies}
-            points.append(point | {"accuracy": describe(accuracies)})
-    return points
+            perturbed = perturbation.change(pixels, strength, generator)
+            measured = evaluate(weights, perturbed, test.labels)
+        for (recipe, model_type), values in measured.items():
+            accuracies[recipe, model_type, name, strength] = values
+    return accuracies
+
+
+# --- What it takes to be published ------------------------------------------------------------
+
+FULL = {"epochs": Args.epochs}
+
+
+def full_keys() -> set[tuple[str, str, str, float]]:
+    """Return the keys of the whole study."""
+    return {(recipe, model_type, name, strength) for recipe in FIRST_SEEDS for model_type in MODELS
+            for name, about in PERTURBATIONS.items() for strength in about.strengths}  # fmt: skip
 
 
 # --- Reporting --------------------------------------------------------------------------------
 
 
-def make_curves(points: list[dict[str, Any]]) -> Curves:
-    """Return what was measured by recipe, perturbation, network and strength."""
-    curves: Curves = {}
-    for point in points:
-        panels = curves.setdefault(point["recipe"], {})
-        networks = panels.setdefault(point["perturbation"], {})
-        networks.setdefault(point["model_type"], {})[point["strength"]] = point["accuracy"]
-    return curves
+def failures(means: dict[float, float], neutral: float) -> str:
+    """Return at which strengths, on either side of the neutral one, a mean falls below LIMIT.
 
-
-def failures(curve: dict[float, dict[str, Any]], neutral: float) -> str:
-    """Return at which strengths, on either side of the neutral one, a mean falls below LIMIT."""
+    Args:
+        means: strength -> mean accuracy in percent.
+        neutral: the strength that changes nothing.
+    """
     parts = []
     for sign in (-1, 1):
-        side = sorted((s for s in curve if sign * (s - neutral) >= 0), key=lambda s: sign * s)
+        side = sorted((s for s in means if sign * (s - neutral) >= 0), key=lambda s: sign * s)
         if len(side) > 1:
-            reached = first_reached(side, [-curve[s]["mean"] for s in side], -LIMIT)
+            reached = first_reached(side, [-means[s] for s in side], -LIMIT)
             parts.append("never" if reached is None else f"{reached:.3g}")
     return " and ".join(parts)
 
 
-def findings(curves: Curves) -> list[str]:
-    """Return what the means in the table say, as sentences."""
-    means = {  # (row, recipe) -> network -> mean
-        (f"{name} {strength:g}", recipe): {
-            network: curve[strength]["mean"] for network, curve in networks.items()
-        }
-        for recipe, panels in curves.items()
-        for name, networks in panels.items()
-        for strength in PERTURBATIONS[name].in_table
-    }
-    places = []
-    for extreme, choose in (("highest", max), ("lowest", min)):
-        for recipe in curves:
-            rows = [row for (_, owner), row in means.items() if owner == recipe]
-            owners = [choose(row, key=row.__getitem__) for row in rows]
-            counts = [f"{TITLES[network]} {owners.count(network)}" for network in rows[0]]
-            places.append(f"{extreme} mean with `{recipe}`: {', '.join(counts)}")
-    spreads = {key: max(row.values()) - min(row.values()) for key, row in means.items()}
-    (where, recipe), spread = max(spreads.items(), key=lambda item: item[1])
-    row = means[where, recipe]
-    high, low = max(row, key=row.__getitem__), min(row, key=row.__getitem__)
-    gains = sorted(
-        (means[name, "best"][network] - mean, f"{TITLES[network]}, {name}")
-        for (name, owner), row in means.items()
-        for network, mean in row.items()
-        if owner == "baseline"
-    )
-    return [
-        f"Of the {len(rows)} rows: {'; '.join(places)}.",
-        f"The networks are furthest apart, by {spread:.1f} points, at {where} with `{recipe}`: "
-        f"{TITLES[high]} {row[high]:.1f} %, {TITLES[low]} {row[low]:.1f} %.",
-        f"The recipe `best` changes the means by {gains[0][0]:+.1f} points ({gains[0][1]}) to "
-        f"{gains[-1][0]:+.1f} points ({gains[-1][1]}), compared with `baseline`.",
-    ]
-
-
-def render(study: dict[str, Any]) -> str:
-    """Return the study as Markdown, for the terminal and the README."""
-    curves = make_curves(study["points"])
-    columns = list(dict.fromkeys((one["recipe"], one["model_type"]) for one in study["points"]))
+def render(study: Study) -> str:
+    """Return the study as Markdown tables."""
+    columns = [(r, m) for r in study.values("recipe") for m in study.values("model_type")]
     heads = [f"{TITLES[model_type]}, `{recipe}`" for recipe, model_type in columns]
     strengths, limits = [], []
-    for name, one in PERTURBATIONS.items():
-        own = [curves[recipe][name][model_type] for recipe, model_type in columns]
-        title = f"{name}, {one.unit}"
-        for strength in one.in_table:
-            cells = [format_mean(curve[strength], 1) for curve in own]
+    for name in study.values("perturbation"):
+        about = PERTURBATIONS[name]
+        title = f"{name}, {about.unit}"
+        for strength in about.in_table:
+            cells = [format_mean(study.summary(*column, name, strength), 1) for column in columns]
             strengths.append([f"{title}: {strength:g}", *cells])
-        limits.append([title, *(failures(curve, one.neutral) for curve in own)])
-    seeds = "; ".join(
-        f"`{recipe}` {first} to {first + study['seeds'] - 1}"
+        cells = []
+        for column in columns:
+            means = {s: study.summary(*column, name, s).mean for s in about.strengths}
+            cells.append(failures(means, about.neutral))
+        limits.append([title, *cells])
+    seeds = {
+        recipe: describe_seeds(list(range(first, first + study.setup["seeds"])))
         for recipe, first in FIRST_SEEDS.items()
-    )
-    notes = (
-        f"Accuracy in percent on {study['images']:,} perturbed test images; means of "
-        f"{study['seeds']} runs of the comparison (seeds: {seeds}), in brackets the "
-        f"{study['method']}. The pixels, 0 to 255, are perturbed before deskewing and "
-        "normalisation; deskewing, part of `best`, centres the digit again. Shift: in a random "
-        "direction. Rotation: to the left or to the right at random. Scale: from the centre. These "
-        "three interpolate bilinearly; beyond the edge is black. Noise: Gaussian, clipped to 0 to "
-        "255. Blur: Gaussian. Contrast: each pixel's difference from the mean of its image is "
-        "multiplied by the factor. Covered square: black, at a random place. What is random is "
-        f"drawn for each image with the seed {SEED}, the same "
-        f"for every network and strength. Data: {study['data']}. PyTorch "
-        f"{study['versions']['torch']} on {study['processor']}."
-    )
+    }
+    rows = {
+        "accuracy": f"percent of {study.setup['images']:,} perturbed test images",
+        "runs of each network": ", ".join(f"`{recipe}` {text}" for recipe, text in seeds.items()),
+        "perturbed": "the pixels, 0 to 255, before deskewing and normalisation; deskewing, part of "
+        "`best`, centres the digit again",
+        "shift": "in a random direction",
+        "rotation": "to the left or to the right at random",
+        "scale": "from the centre",
+        "interpolation": "bilinear, of these three; beyond the edge is black",
+        "noise": "Gaussian, clipped to 0 to 255",
+        "blur": "Gaussian",
+        "contrast": "each pixel's difference from the mean of its image times the factor",
+        "covered square": "black, at a random place",
+        "random numbers": f"for each image, with the seed {SEED}, the same for every network and "
+        "strength",
+    }
+    limit_head = f"strength at which the mean falls below {LIMIT} %, interpolated linearly"
     return "\n\n".join(
         [
             markdown(["perturbation", *heads], strengths),
-            f"The strength at which the mean falls below {LIMIT} %, interpolated linearly; a scale "
-            "can be too small and too large:",
-            markdown(["perturbation", *heads], limits),
-            notes,
-            "\n".join(f"- {line}" for line in findings(curves)),
+            markdown([limit_head, *heads], limits),
+            setup_table(study.setup, rows),
         ]
     )
+
+
+def plot_robustness(study: Study) -> bytes:
+    """Draw small multiples: for each recipe a panel per perturbation, accuracy over strength."""
+    from matplotlib.figure import Figure
+
+    from utils.plots import colour_of, to_png
+
+    recipes, names = study.values("recipe"), study.values("perturbation")
+    columns = 4
+    rows = -(-(len(names) + 1) // columns)  # one panel is left to the legend
+    figure = Figure(figsize=(11, 5 * len(recipes)), layout="constrained")
+    parts = figure.subfigures(len(recipes), squeeze=False).flat
+    for part, recipe in zip(parts, recipes, strict=True):
+        axes = part.subplots(rows, columns, sharey=True, squeeze=False)
+        part.suptitle(f"Recipe {recipe}")
+        for axis, name in zip(axes.flat, names, strict=False):
+            about = PERTURBATIONS[name]
+            for model_type in study.values("model_type"):
+                summaries = [study.summary(recipe, model_type, name, s) for s in about.strengths]
+                style = {"color": colour_of(TITLES, model_type), "label": TITLES[model_type]}
+                draw_band(axis, about.strengths, summaries, **style)
+            axis.set(title=name, xlabel=about.unit, ylim=(0, 102))
+            axis.grid(alpha=0.3)
+        for axis in axes[:, 0]:
+            axis.set(ylabel="Test accuracy (%)")
+        for axis in axes.flat[len(names) :]:
+            axis.axis("off")
+        legend = f"mean of {study.setup['seeds']} runs,\nband: its 95 % interval"
+        axes.flat[len(names)].legend(
+            *axes.flat[0].get_legend_handles_labels(), title=legend, loc="center"
+        )
+    return to_png(figure)
 
 
 # --- The command ------------------------------------------------------------------------------
 
 
 def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, seeds, epochs, data_dir and publish."""
-    parser = Parser(description=__doc__)
-    networks = list(MODELS)
-    parser.add_argument("--models", nargs="+", default=networks, help="networks (default: all)")
-    parser.add_argument("--seeds", type=int, default=10, help="runs per network (default: 10)")
+    """Return the flags: models, seeds, epochs and data_dir."""
+    parser = ManyRunsParser(__doc__, SEEDS, list(MODELS))
     parser.add_argument("--epochs", type=int, default=Args.epochs, help="of the runs (default: 20)")
     parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
-    parser.add_argument("--publish", action="store_true", help="renew what the README shows")
-    flags = parser.parse_args()
-    refuse_trials(parser, flags, 10, ["models", "epochs"])
-    return flags
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Perturb the test images, then report how well the finished runs read them."""
+    """Perturb the test images, then report the accuracy of the finished runs on them."""
     flags = parse_flags()
-    splits = load_splits(flags.data_dir, 0)
-    data = describe_data(flags.data_dir)
-    refuse_other_data(flags, data)
-    runs = find_runs(flags, [digest(split) for split in splits])
-    device = select_device(Args.device)
-    points = measure(runs, Split(*(part.to(device) for part in splits[1])))
-    study = {
-        **{"seeds": flags.seeds, "epochs": flags.epochs, "images": len(splits[1].labels)},
-        **{"data": data, **describe_setup(Args()), "points": points},
-    }
-    units = {name: one.unit for name, one in PERTURBATIONS.items()}
-    picture = plot_robustness(make_curves(points), units, TITLES)
-    write_study("robustness", study, render(study), {"robustness": picture}, flags.publish)
+    args = Args(flags.models[0], epochs=flags.epochs, data_dir=flags.data_dir)
+    splits = load_splits(args.data_dir, args.val_size)
+    weights = find_runs(flags, [digest(split) for split in splits])
+    device = select_device(args.device)
+    test = Split(splits[1].images.to(device), splits[1].labels.to(device))
+    accuracies = measure(weights, test)
+    setup: dict[str, Any] = {"seeds": flags.seeds, "epochs": flags.epochs}
+    setup |= {"images": len(test.labels), **describe_setup(args, splits)}
+    study = Study(setup, ("recipe", "model_type", "perturbation", "strength"), accuracies)
+    finish_study("robustness", study, render(study), lambda: {"robustness": plot_robustness(study)})
 
 
 if __name__ == "__main__":

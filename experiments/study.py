@@ -1,75 +1,116 @@
-"""What the studies share: when they may be published, their runs, and where results go."""
+"""What the studies share: their results and JSON, their runs, how they end."""
 
-import argparse
 import json
-import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from compare import RESULTS
-from comparison.stats import METHOD
+from comparison.identity import group_folder, run_folder
+from comparison.results import to_json
+from comparison.runs import Run, cores, train_all
+from comparison.stats import Summary, describe
+from dataset import Split, digest
 from utils.checkpoint import RUNS, load_checkpoint
-from utils.device import processor_name
-from utils.files import UserError, with_table, write_all
-from utils.settings import Parser
+from utils.files import UserError, atomic_write, write_all
+
+Key = tuple[Any, ...]
 
 
-def refuse_trials(parser: Parser, flags: argparse.Namespace, seeds: int, fixed: list[str]) -> None:
-    """Check the number of seeds and, with --publish, that this is the full study.
+@dataclass
+class Study:
+    """The results of a study.
+
+    Attributes:
+        setup: how they were made.
+        axes: what the parts of a key are, such as model_type and step.
+        accuracies: key -> accuracy of each run in percent, in order of seed, float [R].
+    """
+
+    setup: dict[str, Any]
+    axes: tuple[str, ...]
+    accuracies: dict[Key, np.ndarray]
+
+    def values(self, axis: str) -> list[Any]:
+        """Return the values along an axis, in order of appearance."""
+        place = self.axes.index(axis)
+        return list(dict.fromkeys(key[place] for key in self.accuracies))
+
+    def summary(self, *key: Any) -> Summary:
+        """Return the accuracies of a key, described."""
+        return describe(self.accuracies[key])
+
+
+def pack_study(study: Study) -> bytes:
+    """Return a study as JSON, a line per key."""
+    points = []
+    for key, accuracies in study.accuracies.items():
+        point = dict(zip(study.axes, key, strict=True))
+        points.append(point | {"accuracies": accuracies.tolist()} | asdict(study.summary(*key)))
+    return to_json(study.setup | {"axes": study.axes, "points": points})
+
+
+def load_study(path: Path) -> Study:
+    """Return what pack_study() packed."""
+    setup = json.loads(path.read_text(encoding="utf-8"))
+    axes, points = tuple(setup.pop("axes")), setup.pop("points")
+    accuracies = {
+        tuple(point[axis] for axis in axes): np.array(point["accuracies"]) for point in points
+    }
+    return Study(setup, axes, accuracies)
+
+
+def train_study(
+    run: Run,
+    plan: Mapping[Key, Sequence[Any]],
+    splits: tuple[Split, Split],
+    code: Sequence[Callable] = (),
+) -> dict[Key, np.ndarray]:
+    """Train what is missing of a study; return key -> final accuracies in percent, float [R].
 
     Args:
-        parser: of the flags.
-        flags: seeds and publish among them.
-        seeds: the fewest to publish.
-        fixed: the flags that must have their defaults.
+        run: main.run(), or what is called like it.
+        plan: key -> settings of its runs, in order of seed.
+        splits: the images to train on and to evaluate on, as loaded.
+        code: the functions that train, where these are not main.run() alone.
 
     Raises:
-        UserError: if there is no seed, or --publish would show a trial.
+        UserError: if runs fail.
     """
-    if flags.seeds < 1:
-        parser.error(f"--seeds {flags.seeds}: must be at least 1")
-    trial = any(getattr(flags, name) != parser.get_default(name) for name in fixed)
-    if flags.publish and (trial or flags.seeds < seeds):
-        others = f"--{', --'.join(fixed[:-1])} or --{fixed[-1]}"
-        parser.error(f"--publish takes {seeds} seeds or more, and no {others}")
-
-
-def refuse_other_data(flags: argparse.Namespace, data: str) -> None:
-    """Raise UserError if --publish would show other images, as described, than the shipped ones."""
-    if flags.publish and not data.startswith("MNIST,"):
-        raise UserError(f"--data_dir {flags.data_dir}: --publish takes the shipped data only")
-
-
-def refuse_failures(failed: list[Path], jobs: dict[Path, Any]) -> None:
-    """Raise UserError if runs failed."""
+    data = [digest(split) for split in splits]
+    jobs = {}
+    folders: dict[Key, list[Path]] = {key: [] for key in plan}
+    for key, all_args in plan.items():
+        for args in all_args:
+            folder = run_folder(args, group_folder(args, data, code))
+            folders[key].append(folder)
+            jobs[folder] = args
+    failed = train_all(run, jobs, cores())
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed; start again to retry")
+    accuracies = {}
+    for key, paths in folders.items():
+        last = [load_checkpoint(path)["history"][-1] for path in paths]
+        column = "val_accuracy" if "val_accuracy" in last[0] else "test_accuracy"
+        accuracies[key] = np.array([row[column] for row in last])
+    return accuracies
 
 
-def final_accuracies(folders: list[Path], column: str) -> list[float]:
-    """Return the last accuracy, in percent, of each finished run: val_accuracy or test_accuracy."""
-    return [load_checkpoint(folder)["history"][-1][column] for folder in folders]
-
-
-def describe_setup(args: Any) -> dict[str, Any]:
-    """Return what every study's JSON says of how its numbers were made."""
-    return {
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "processor": processor_name(args.device, args.threads),
-        "method": METHOD,
-    }
-
-
-def write_study(
-    name: str, results: dict[str, Any], table: str, pictures: dict[str, bytes], publish: bool
+def finish_study(
+    name: str, study: Study, tables: str, draw: Callable[[], dict[str, bytes]]
 ) -> None:
-    """Print a study's table and write its results and pictures, to plots/results/ if published."""
-    folder = RESULTS if publish else RUNS / name
-    files = {folder / f"{title}.png": picture for title, picture in pictures.items()}
-    files[folder / f"{name}.json"] = (json.dumps(results, indent=1) + "\n").encode()
-    if publish:
-        files[RESULTS / "README.md"] = with_table(RESULTS / "README.md", name, table)
-    write_all(files)
-    print(table, f"results and plots: {folder}", sep="\n\n")
+    """Write a study's results and print its tables; then draw and write its pictures."""
+    folder = RUNS / name
+    atomic_write(folder / f"{name}.json", pack_study(study))
+    print(tables, flush=True)
+    write_all({folder / f"{title}.png": picture for title, picture in draw().items()})
+    print(f"\nresults and plots: {folder}")
+
+
+def draw_band(axis: Any, xs: Sequence[float], summaries: Sequence[Summary], **style: Any) -> None:
+    """Draw described values on a plot's axes, means as a line, their intervals as a band."""
+    intervals = [summary.interval or (summary.mean, summary.mean) for summary in summaries]
+    axis.plot(xs, [summary.mean for summary in summaries], marker="o", ms=3, **style)
+    axis.fill_between(xs, *np.transpose(intervals), color=style["color"], alpha=0.2, lw=0)

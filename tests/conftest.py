@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -22,10 +23,9 @@ import pytest
 import torch
 from PIL import Image
 
-import compare
 from comparison import runs
-from experiments import ablation, data_size
 from utils.command import run_command
+from utils.files import UserError
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
@@ -164,19 +164,22 @@ def run_line(cli):
     return run
 
 
-def train_all_here(run, jobs, at_once):
-    """comparison.runs.train_all without processes, whose start takes longer than short runs."""
-    for folder, args in jobs.items():
-        if not runs.is_finished(args, folder):
-            runs._finish_run(run, args, folder, at_once)
-    return []
+class ThisProcess(Executor):
+    """An executor without processes, whose start takes longer than short runs."""
+
+    def submit(self, function, *args):
+        future = Future()
+        try:
+            future.set_result(function(*args))
+        except UserError as error:
+            future.set_exception(error)
+        return future
 
 
 @pytest.fixture
 def no_processes(monkeypatch):
     """Let compare.py and the studies train in this process."""
-    for module in (compare, ablation, data_size):
-        monkeypatch.setattr(module, "train_all", train_all_here)
+    monkeypatch.setattr(runs, "processes", lambda count: ThisProcess())
 
 
 @pytest.fixture
