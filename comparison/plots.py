@@ -258,7 +258,8 @@ def plot_runs(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
                 axis.plot(
                     epochs, [row[column] for row in history], "--" if train else "-",
                     color=PALETTE[index % len(PALETTE)], label=None if train else name,
-                    marker="o" if len(history) == 1 else "", alpha=0.6 if train else 1,
+                    marker="o" if len(history) == 1 else "", mfc="none" if train else None,
+                    alpha=0.6 if train else 1,
                 )  # fmt: skip
         axis.set_title(metric, fontsize=11)
         metric_scale(axis, metric)

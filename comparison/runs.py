@@ -58,7 +58,7 @@ class ManyRunsParser(Parser):
         """
         flags = super().parse_args(*args, **options)
         if torch.distributed.is_torchelastic_launched():
-            self.error("starts its own processes; run it without torchrun")
+            self.error("start it without torchrun, as it uses all cores by itself")
         if flags.seeds < 1:
             self.error(f"--seeds {flags.seeds}: must be at least 1")
         return flags
