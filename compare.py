@@ -45,8 +45,9 @@ from dataset import Batches, Split, digest, load_splits, prepare
 from main import EVALUATION_BATCH, RECIPES, Args, run
 from model import MODELS, TITLES
 from utils.checkpoint import RUNS, has_checkpoint, load_checkpoint
+from utils.device import select_device
 from utils.files import PLOTS, UserError, atomic_write, write_all
-from utils.settings import add_settings, given_settings, select_device
+from utils.settings import add_settings, given_settings
 
 CONTRAST = ("LeNet5", "CustomMLP")  # what does convolution bring?
 
@@ -242,7 +243,7 @@ def parse_flags() -> argparse.Namespace:
         "--at_once", type=int, default=cores(), help="runs side by side on a CPU (default: cores)"
     )
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="show these runs of main.py")
-    add_settings(parser, Args, leave_out=("model_type", "seed", "val_size"))
+    add_settings(parser, Args, RECIPES, leave_out=("model_type", "seed", "val_size"))
     flags = parser.parse_args()
     if flags.at_once < 1:
         parser.error(f"--at_once {flags.at_once}: must be at least 1")

@@ -30,7 +30,7 @@ from dataset import SHIPPED, Batches, Split, digest
 from model import MODELS
 from utils.checkpoint import load_checkpoint
 from utils.classes import CLASSES
-from utils.settings import processor_name
+from utils.device import processor_name
 
 OF_A_RUN = ("model_type", "seed", "data_dir")  # settings that runs of a comparison differ in
 

@@ -15,14 +15,15 @@ import torch
 from tqdm import tqdm
 
 from model import MODELS
-from utils.checkpoint import check_settings_kept, load_checkpoint
+from utils.checkpoint import History, has_checkpoint, load_checkpoint
+from utils.device import select_device
 from utils.files import UserError, acquire_lock
 from utils.metrics import format_row
-from utils.settings import Parser, select_device
+from utils.settings import Parser
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
 
-Run = Callable[[Any, Path, bool], list[dict[str, float]]]
+Run = Callable[[Any, Path, bool], History]  # main.run(), or what is called like it
 
 
 # --- Flags ------------------------------------------------------------------------------------
@@ -76,20 +77,14 @@ def cores() -> int:
 
 
 def is_finished(args: Any, folder: Path) -> bool:
-    """Return whether a run has all its epochs behind it; False too if its checkpoint is damaged.
-
-    Raises:
-        UserError: if it was trained with other settings, as when a default has changed since.
-    """
+    """Return whether a run has all its epochs behind it; False too if its checkpoint is damaged."""
     try:
-        checkpoint = load_checkpoint(folder)
+        return has_checkpoint(folder) and load_checkpoint(folder)["epoch"] >= args.epochs
     except UserError:
         return False
-    check_settings_kept(folder, args, checkpoint)
-    return checkpoint["epoch"] >= args.epochs
 
 
-def _finish_run(run: Run, args: Any, folder: Path) -> list[dict[str, float]]:
+def _finish_run(run: Run, args: Any, folder: Path) -> History:
     """Train a run to its end from where it stands; returns its history."""
     # Waits for another comparison's process; held until the end of this function.
     _lock = acquire_lock(folder, timeout=-1)
@@ -129,7 +124,7 @@ def train_all(run: Run, jobs: Mapping[Path, Any], count: int) -> list[Path]:
     """Train what is missing of many runs, so many side by side, each in a process.
 
     Args:
-        run: main.run(), or what is called like it.
+        run: trains one.
         jobs: folder -> settings of each run.
         count: number of processes on a CPU; on a GPU runs go one after the other.
 

@@ -16,66 +16,24 @@ from utils.command import run_command  # isort: split
 
 import argparse
 import math
-from dataclasses import dataclass
-
-import torch
 
 from comparison.results import describe_setup
 from comparison.runs import ManyRunsParser
 from comparison.stats import Summary, first_reached, format_mean
 from comparison.tables import describe_seeds, markdown, setup_table
-from dataset import Split, load_splits
+from dataset import load_splits
 from experiments.study import Study, draw_band, finish_study, train_study
-from main import AUGMENTED, Args, run
+from experiments.subset import STEPS, SubsetArgs, nested_order, run_on_subset
+from main import AUGMENTED, Args
 from model import MODELS, TITLES
 from utils.files import UserError
-from utils.settings import setting
 
 SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 60_000]
 SEEDS = 5
-STEPS = 2000
 # Chosen with --val_size 10000 --models LeNet5 CustomMLP --sizes 300 30000 --seeds 2 and each --lr:
 # of the 8 means, 0.05 has higher ones than 0.02 in all and than 0.1 in 7, where a run diverged.
 LR = 0.05
 TARGETS = [95, 98]  # percent
-
-
-@dataclass
-class StudyArgs(Args):
-    """The settings of a run, two more than main.py's."""
-
-    images: int = setting(60_000, "training images", 1)
-    steps: int = setting(STEPS, "steps of SGD", 1)
-
-
-# --- One run ----------------------------------------------------------------------------------
-
-
-def nested_order(labels: torch.Tensor) -> torch.Tensor:
-    """Return an order, int64 [N], whose first n images have the class shares of the whole.
-
-    The j-th of a class's m images stands at (j - 1/2) / m, and images are sorted by that. So the
-    first n hold the first images of each class, as many as Sainte-Lague's method allots.
-    """
-    places = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        of_class = labels == label
-        count = int(of_class.sum())
-        places[of_class] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    return places.argsort(stable=True)
-
-
-def run_on_subset(args: StudyArgs, folder: Path, verbose: bool = True) -> list[dict[str, float]]:
-    """Train on the first images of the nested order, repeated to fill all steps of one epoch.
-
-    Returns:
-        The history of that epoch, as main.run() returns it.
-    """
-    training, evaluation = load_splits(args.data_dir, args.val_size)
-    chosen = nested_order(training.labels)[: args.images]
-    repeated = chosen[torch.arange(args.steps * args.batch_size) % len(chosen)]
-    subset = Split(training.images[repeated], training.labels[repeated])
-    return run(args, folder, verbose, splits=(subset, evaluation))
 
 
 # --- What it takes to be published ------------------------------------------------------------
@@ -212,7 +170,7 @@ def parse_flags() -> argparse.Namespace:
 def main() -> None:
     """Train what is missing, then report the study."""
     flags = parse_flags()
-    plan: dict[tuple[str, bool, int], list[StudyArgs]] = {}
+    plan: dict[tuple[str, bool, int], list[SubsetArgs]] = {}
     shared = {"epochs": 1, "schedule": "onecycle", "lr": flags.lr, "steps": flags.steps}
     shared |= {"data_dir": flags.data_dir, "val_size": flags.val_size}
     for model_type in dict.fromkeys(flags.models):
@@ -220,7 +178,7 @@ def main() -> None:
             settings = shared | (AUGMENTED if augmented else {})
             for size in sorted(set(flags.sizes)):
                 plan[model_type, augmented, size] = [
-                    StudyArgs(model_type, seed=seed, images=size, **settings)
+                    SubsetArgs(model_type, seed=seed, images=size, **settings)
                     for seed in range(flags.seeds)
                 ]
     splits = load_splits(flags.data_dir, flags.val_size)

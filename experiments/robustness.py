@@ -33,8 +33,8 @@ from experiments.study import Study, draw_band, finish_study
 from main import EVALUATION_BATCH, RECIPES, Args
 from model import MODELS, TITLES
 from utils.checkpoint import load_checkpoint
+from utils.device import select_device
 from utils.files import UserError
-from utils.settings import select_device
 
 SEEDS = 10
 FIRST_SEEDS = {"baseline": 0, "best": 10}  # of each recipe's runs
