@@ -96,7 +96,8 @@ def evaluate(
 def hard_images(comparison: Comparison) -> dict[str, np.ndarray]:
     """Return caption -> images that all runs of all networks misclassify, or of the MLP alone."""
     shares = {name: runs.correct_shares for name, runs in comparison.networks.items()}
-    groups = {"Misclassified by all runs of all networks": misclassified_by_all(shares.values())}
+    whose = "all networks" if len(shares) > 1 else TITLES[next(iter(shares))]
+    groups = {f"Misclassified by all runs of {whose}": misclassified_by_all(shares.values())}
     cnn, mlp = CONTRAST
     if cnn in shares and mlp in shares:
         caption = f"Misclassified by all runs of {TITLES[mlp]}, and by none of {TITLES[cnn]}"

@@ -24,7 +24,7 @@ CALIBRATION = (
     "probability, sum over the bins of their share of the images times \\|accuracy - mean of the "
     "largest probability\\|"
 )
-SIGNIFICANT = "0 is in neither of the two intervals"
+SIGNIFICANT = "at the 95 % level, both over the runs and over the test images"
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
