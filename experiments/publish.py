@@ -197,7 +197,8 @@ def weight_files(comparison: Comparison, group: Path) -> Files:
     """Return the weights that are shipped: those of each network's first run."""
     files = {}
     for model_type, runs in comparison.networks.items():
-        args = Args(model_type=model_type, seed=int(runs.seeds[0]), **RECIPES[WEIGHTS_RECIPE])
+        settings = RECIPES[WEIGHTS_RECIPE] | {"model_type": model_type}
+        args = Args(seed=int(runs.seeds[0]), **settings)
         weights = load_checkpoint(run_folder(args, group))["model"]
         content = pack_weights(model_type, args.deskew, weights, temperature_of(model_type))
         files[WEIGHTS / f"{model_type}.pt"] = content

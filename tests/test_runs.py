@@ -1,89 +1,19 @@
-"""comparison/runs.py: what makes two runs the same, and runs side by side."""
+"""comparison/runs.py: runs side by side in processes that can be killed."""
 
 import os
-import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+import compare
 from comparison import runs
-from comparison.runs import cores, group_folder
+from comparison.runs import cores, train_all
+from experiments import ablation, data_size, robustness
 from main import Args
-
-DATA = ("a digest", "another")
-
-
-@pytest.fixture
-def code(tmp_path, monkeypatch):
-    """A copy of the code that trains, whose identity is asked for."""
-    for name in runs.CODE:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    runs.code_digest.cache_clear()
-    yield tmp_path
-    runs.code_digest.cache_clear()
-
-
-def group(**settings):
-    runs.code_digest.cache_clear()
-    return group_folder(Args(device="cpu", **settings), DATA)
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-@pytest.mark.parametrize("name, old, new", [
-    ("model.py", "x = F.relu(self.fc1(images.flatten(1)))", "x = self.fc1(images.flatten(1))"),
-    ("main.py", "optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=False)"),
-    ("dataset.py", "MEAN, STD = 0.1307, 0.3081", "MEAN, STD = 0.5, 0.5"),
-    ("utils/augment.py", "KNOTS = 4", "KNOTS = 5"),
-])  # fmt: skip
-def test_other_code_is_another_run(code, name, old, new):
-    before = group()
-    edit(code / name, old, new)
-    assert group() != before
-
-
-def test_comments_layout_and_a_new_setting_change_nothing(code):
-    before = group()
-    edit(
-        code / "model.py",
-        "        x = F.relu(self.fc2(x))\n",
-        "\n        # why\n        x = F.relu( self.fc2(x) )\n",
-    )
-    edit(
-        code / "main.py",
-        "    epochs: int =",
-        "    clip: float = setting(0.0, 'norm')\n    epochs: int =",
-    )
-    edit(code / "main.py", '"weight_decay": 0.0003', '"weight_decay": 0.1')  # of a recipe
-    assert group() == before
-
-
-def test_settings_data_threads_and_pytorch_are_part_of_it(monkeypatch):
-    before = group()
-    assert group(seed=7, model_type="CustomMLP", data_dir="elsewhere") == before
-    monkeypatch.setattr(Args.__dataclass_fields__["epochs"], "default", 5)  # a default that changed
-    assert group(epochs=20) == before != group(epochs=5)
-    monkeypatch.undo()
-    others = [group(lr=0.5), group(deskew=True), group(threads=2), group(epochs=3)]
-    others.append(group_folder(Args(device="cpu"), ("a digest", "of other labels")))
-    monkeypatch.setattr("torch.__version__", "0.0")
-    assert len({before, *others, group()}) == 7
-
-
-def test_initial_weights_count_by_what_they_are(tmp_path):
-    one, other, copy = (tmp_path / f"{name}.pt" for name in ("one", "other", "copy"))
-    one.write_bytes(b"weights")
-    other.write_bytes(b"other weights")
-    copy.write_bytes(b"weights")
-    assert group(init=str(one)) == group(init=str(copy))
-    assert len({group(), group(init=str(one)), group(init=str(other))}) == 3
 
 
 def test_cores_honour_affinity_and_quota(tmp_path, monkeypatch):
@@ -99,18 +29,68 @@ def test_cores_honour_affinity_and_quota(tmp_path, monkeypatch):
         assert cores() == expected
 
 
-def test_workers_end_with_the_process_that_started_them(workplace, script):
-    probe = Path("probe.py")
-    probe.write_text(
-        "import os, sys, time\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from concurrent.futures import ProcessPoolExecutor\n"
-        "from multiprocessing import get_context\n"
-        "from comparison.runs import _start_worker\n"
-        "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _start_worker)\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    os._exit(9)\n"
-    )
-    # Waits, until its time limit, for every process that holds the pipe: the worker too.
-    assert script(probe.absolute()).returncode == 9
+def die(args, folder, verbose):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_killed_worker_ends_its_runs_and_nothing_else(tmp_path, capfd):
+    jobs = {tmp_path / f"run{seed}": Args(seed=seed, device="cpu") for seed in range(3)}
+    assert set(train_all(die, jobs, 1)) == set(jobs)
+    out, err = capfd.readouterr()
+    assert "0 of 3 runs are finished" in out and err.count("terminated abruptly") == 3
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_killed_comparison_leaves_no_worker_and_trains_only_what_is_missing(
+    workplace, cli, no_processes
+):
+    flags = ("--models", "CustomMLP", "--seeds", "2", "--epochs", "2", "--at_once", "1")
+    words = [sys.executable, str(ROOT / "compare.py"), *flags]
+    # The pipe ends with the last process that holds it: the worker.
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    while "Test Accuracy" not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.stdout.read()
+    process.wait()
+    process.stdout.close()
+    code, out, err = cli(compare, *flags)
+    assert code == 0, err
+    assert "0 of 2 runs are finished" not in out and "| 2 (seeds 0 to 1) |" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_ends_all_processes_with_one_line(workplace):
+    flags = ("--models", "CustomMLP", "--seeds", "200", "--epochs", "1")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    words = [sys.executable, str(ROOT / "compare.py"), *flags]
+    process = subprocess.Popen(words, **pipes, text=True, start_new_session=True)
+    while "Test Accuracy" not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert err.strip().splitlines()[-1] == "interrupted"
+
+
+@pytest.mark.parametrize("module", [compare, ablation, data_size, robustness])
+def test_a_launcher_is_refused_but_not_its_variables_alone(small, cli, monkeypatch, module):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    code, _, err = cli(module, "--seeds", 0)
+    assert code == 2 and "--seeds 0" in err
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    code, out, err = cli(module)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "torchrun" in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["ablation", "publish"])
+def test_a_study_runs_as_a_file_too(tmp_path, name):
+    done = subprocess.run(
+        [sys.executable, ROOT / f"experiments/{name}.py", "--wrong"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "--wrong" in done.stderr

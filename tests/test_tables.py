@@ -1,125 +1,132 @@
-"""comparison/tables.py: sentences that a rerun can falsify."""
+"""comparison/results.py and comparison/tables.py: what follows from runs, JSON there and back."""
 
-import copy
+import json
 
+import numpy as np
 import pytest
-from test_compare import results
 
-from comparison.tables import findings, hard_images, listing, trained_on, verdict
-from model import TITLES
+from comparison.results import (
+    Comparison,
+    Difference,
+    NetworkRuns,
+    class_accuracies,
+    load_comparison,
+    network_differences,
+    pack_comparison,
+    recipe_difference,
+    summarise,
+)
+from comparison.stats import METHOD, describe, t_interval
+from comparison.tables import comparison_tables, trained_on
+from main import Args
 
-CONTRAST, REGULARIZATION = ("LeNet5", "CustomMLP"), ("LeNet5_regularization", "LeNet5")
+IMAGES = np.array([0, 0, 7, 7])  # labels of the test images
 
 
-def pair(over_runs, over_images):
-    return {"better": "LeNet5", "than": "CustomMLP", "n": 3, "mean": 0.5,
-            "interval": over_runs, "interval_over_images": over_images}  # fmt: skip
+def network(accuracies, errors, seeds=None):
+    """Runs of two epochs with the given final test accuracies; 7s are always correct."""
+    finals = np.array(accuracies)
+    both = np.stack([finals - 10, finals], axis=1)
+    curves = {"test_accuracy": both, "train_accuracy": both}
+    curves |= {"test_loss": both / 100, "train_loss": both / 100}
+    hits = np.zeros((len(finals), 10), dtype=int)
+    hits[:, 0], hits[:, 7] = np.arange(len(finals)) % 3, 2
+    seeds = np.arange(len(finals)) if seeds is None else np.array(seeds)
+    return NetworkRuns(seeds, curves, 100 - finals, hits, np.array(errors))
 
 
-def test_verdict_needs_both_intervals_to_exclude_0():
-    assert "LeNet-5 is better than CustomMLP by 0.50 points" in verdict(
-        pair([0.1, 0.9], [0.2, 0.8]), TITLES
+def comparison(**networks):
+    settings = {name: value for name, value in vars(Args()).items() if name != "seed"}
+    setup = {"settings": settings, "data": "some", "shipped": False, "versions": {"torch": "1"}}
+    setup |= {"processor": "one", "method": METHOD}
+    return Comparison(setup, np.bincount(IMAGES, minlength=10), networks)
+
+
+def test_summary_describes_the_last_epoch_the_images_and_each_class_that_occurs():
+    runs = network([97.0, 99.0], [0, 1, 0, 2])
+    summary = summarise(runs)
+    assert summary["test_accuracy"] == describe([97.0, 99.0])
+    assert summary["mean_over_epochs"] == describe([92.0, 94.0])
+    assert summary["over_images"].interval == pytest.approx((0, 100))
+    assert summary["calibration_error"] == describe([3.0, 1.0])
+    classes = class_accuracies(runs, np.bincount(IMAGES, minlength=10))
+    assert classes == {"0": describe([0.0, 50.0]), "7": describe([100.0, 100.0])}
+
+
+def test_differences_are_paired_by_seed_and_by_image_and_name_the_better():
+    # The seeds differ by 2 points, the networks within a seed by 0.5 to 0.6.
+    networks = {"CustomMLP": network([97.0, 98.0, 99.0], [3, 0, 0, 1]),
+                "LeNet5": network([97.5, 98.6, 99.5], [0, 0, 0, 1])}  # fmt: skip
+    ((names, difference),) = network_differences(networks).items()
+    assert names == ("LeNet5", "CustomMLP")
+    assert difference.mean == pytest.approx(1.6 / 3)
+    assert 0.3 < difference.over_runs[0] < difference.mean < difference.over_runs[1] < 0.7
+    low, high = t_interval([100.0, 0.0, 0.0, 0.0])
+    assert difference.over_images == (low, min(high, 100))
+
+
+def test_differences_use_the_seeds_that_both_networks_have():
+    mlp, cnn = network([98.0, 99.0, 50.0], [0] * 4), network([97.0, 98.0], [0] * 4)
+    assert network_differences({"CustomMLP": mlp, "LeNet5": cnn})["CustomMLP", "LeNet5"].mean == 1
+    assert not network_differences({"CustomMLP": mlp, "LeNet5": network([9.0], [0] * 4, [7])})
+
+
+def test_recipes_are_compared_without_pairs():
+    new, old = network([99.0, 99.2], [0] * 4, [10, 11]), network([98.0, 98.4, 98.2], [1] * 4)
+    difference = recipe_difference(new, old)
+    assert difference.mean == pytest.approx(0.9)
+    assert difference.over_images == pytest.approx((100 / 3, 100 / 3))
+    assert difference.verdict == "significant"
+    assert recipe_difference(old, new).mean == pytest.approx(-0.9)
+
+
+@pytest.mark.parametrize("over_runs, over_images, verdict", [
+    ((0.1, 0.9), (0.2, 0.8), "significant"),
+    ((-0.9, -0.1), (-0.8, -0.2), "significant"),
+    ((-0.1, 1.1), (0.2, 0.8), "not significant"),
+    ((0.1, 0.9), (-0.2, 1.2), "not significant"),
+    (None, (0.2, 0.8), "unknown (one run)"),
+])  # fmt: skip
+def test_a_verdict_needs_both_intervals(over_runs, over_images, verdict):
+    assert Difference(0.5, over_runs, over_images).verdict == verdict
+
+
+def test_json_there_and_back_has_a_line_per_run(tmp_path):
+    before = comparison(
+        LeNet5=network([97.0, 99.0], [0, 1, 0, 2]), CustomMLP=network([96.0, 95.0], [2, 2, 0, 0])
     )
-    other_runs = verdict(pair([-0.1, 1.1], [0.2, 0.8]), TITLES)
-    assert "can't be told apart" in other_runs and other_runs.endswith("other runs may reverse it")
-    other_images = verdict(pair([0.1, 0.9], [-0.2, 1.2]), TITLES)
-    assert other_images.endswith("; other test images may reverse it")
-    assert verdict(pair([-1, 2], [-1, 2]), TITLES).endswith(
-        "other runs or other test images may reverse it"
+    path = tmp_path / "results.json"
+    path.write_bytes(pack_comparison(before))
+    after = load_comparison(path)
+    assert pack_comparison(after) == path.read_bytes()
+    assert after.setup == before.setup
+    for name, runs in before.networks.items():
+        for key, value in vars(runs).items():
+            np.testing.assert_equal(vars(after.networks[name])[key], value)
+    lines = [line for line in path.read_text().splitlines() if '"seed"' in line]
+    assert [json.loads(line.strip(" ,"))["seed"] for line in lines] == [0, 1, 0, 1]
+    content = json.loads(path.read_text())
+    assert content["networks"]["LeNet5"]["test_accuracy"]["mean"] == 98
+    assert content["differences"][0]["verdict"] == "not significant"
+
+
+def test_tables_hold_what_differs_and_intervals_of_what_can_be():
+    runs = comparison(
+        LeNet5=network([40.0, 99.0], [0] * 4), CustomMLP=network([97.0, 98.0], [1] * 4)
     )
-    assert "one run each tells nothing" in verdict(pair(None, [0.2, 0.8]), TITLES)
-
-
-def test_listing():
-    assert [listing(parts) for parts in (["a"], ["a", "b"], ["a", "b", "c"])] == [
-        "a", "a and b", "a, b and c",
-    ]  # fmt: skip
+    defaults = vars(Args())
+    text = comparison_tables(runs, defaults)
+    assert "| test accuracy, % | 69.50 [0.00, 100.00] | 97.50 [91.15, 100.00] |" in text
+    assert "| other settings | the defaults |" in text and "| 7 | 2 | 100.00 [" in text
+    changed = comparison_tables(runs, defaults | {"lr": 0.5, "deskew": True})
+    assert "| other settings | lr 0.001, deskew False |" in changed
+    alone = comparison_tables(comparison(LeNet5=network([99.0], [0] * 4)), defaults)
+    assert "| test accuracy, % | 99.00 |" in alone and "verdict" not in alone
 
 
 def test_what_sets_the_training_figures_apart():
-    plain = dict.fromkeys(("rotate", "shift", "stretch", "shear", "elastic", "label_smoothing"), 0)
+    plain = vars(Args())
     assert trained_on(plain, "loss") == ""
     both = plain | {"shift": 1.0, "label_smoothing": 0.05}
     assert trained_on(both, "loss") == "smoothed labels and augmented images"
     assert trained_on(both, "accuracy") == "augmented images"
-
-
-# --- Findings ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def committed():
-    """The committed results, recipe -> results, which a test may change."""
-    return {name: copy.deepcopy(results(name)) for name in ("baseline", "best", "record", "fast")}
-
-
-def find(committed, *pairs):
-    pairs = pairs or (CONTRAST, REGULARIZATION)
-    return findings(committed, TITLES, {"record": "best"}, *pairs).splitlines()
-
-
-def pair_of(committed, recipe, names):
-    return next(p for p in committed[recipe]["pairs"] if {p["better"], p["than"]} == set(names))
-
-
-def test_a_network_is_called_better_only_where_both_intervals_exclude_0(committed):
-    line = find(committed)[0]
-    for recipe in ("baseline", "best", "record"):
-        gain = pair_of(committed, recipe, CONTRAST)["mean"]
-        assert f"by {gain:.2f} points with `{recipe}`" in line
-    assert line.startswith("- LeNet-5 is better than CustomMLP by")
-    del committed["record"]
-    pair_of(committed, "best", CONTRAST)["interval_over_images"] = [-0.01, 0.5]
-    line = find(committed)[0]
-    assert line.endswith("with `baseline`; they can't be told apart with `best`.")
-    pair_of(committed, "baseline", CONTRAST)["interval"] = [-0.1, 3.0]
-    line = find(committed)[0]
-    assert line == "- LeNet-5 and CustomMLP can't be told apart with `baseline` and `best`."
-
-
-def test_a_reversed_difference_reverses_the_finding(committed):
-    changed = pair_of(committed, "best", CONTRAST)
-    changed["better"], changed["than"] = changed["than"], changed["better"]
-    line = find(committed)[0]
-    assert "LeNet-5 is better than CustomMLP by" in line
-    assert f"CustomMLP is better than LeNet-5 by {changed['mean']:.2f} points with `best`" in line
-
-
-def test_recipes_are_compared_with_the_first_or_with_the_one_they_extend(committed):
-    best, fast = (next(f for f in find(committed) if f.startswith(f"- `{name}`"))
-                  for name in ("best", "fast"))  # fmt: skip
-    means = [committed[name]["networks"]["CustomMLP"]["test_accuracy"]["mean"]
-             for name in ("baseline", "best")]  # fmt: skip
-    assert f"{means[1] - means[0]:+.2f} points for CustomMLP" in best
-    best, _, record = best.partition("; ")
-    assert "reverse" not in best
-    assert fast.startswith("- `fast` (1 epoch) against `baseline` (20 epochs): ")
-    assert record.startswith("`record` (80 epochs) against `best` (20 epochs): ")
-    without_best = {name: one for name, one in committed.items() if name != "best"}
-    start = "- `record` (80 epochs) against `baseline` (20 epochs): "
-    assert any(line.startswith(start) for line in find(without_best))
-    # Runs as far apart as 98 and 99.9 leave a doubt.
-    for seed, run in enumerate(committed["best"]["runs"]):
-        if run["model_type"] == "CustomMLP":
-            run["curves"]["test_accuracy"][-1] = 90.0 if seed % 2 else 99.9
-    best = next(f for f in find(committed) if f.startswith("- `best`"))
-    assert "for CustomMLP (other runs" in best
-
-
-def test_hard_images_are_counted_and_named(committed):
-    for recipe in ("baseline", "best"):
-        found = hard_images(committed[recipe], CONTRAST, TITLES)
-        everywhere, alone = found.values()
-        misread = committed[recipe]["misread"]
-        assert everywhere == [i for i in range(10_000) if
-                              all(own.get(str(i)) == 10 for own in misread.values())]  # fmt: skip
-        assert alone == [i for i in range(10_000) if misread["CustomMLP"].get(str(i)) == 10
-                         and str(i) not in misread["LeNet5"]]  # fmt: skip
-        assert f" {len(everywhere)} with `{recipe}`" in find(committed)[-1]
-        assert f" {len(alone)} with `{recipe}`" in find(committed)[-1]
-    (caption,) = hard_images(committed["fast"], CONTRAST, TITLES)
-    assert caption == "Misread by all 10 runs of LeNet-5 with regularization"
-
-
-def test_findings_of_one_recipe_with_one_network(committed):
-    assert find({"fast": committed["fast"]}) == []

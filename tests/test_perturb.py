@@ -1,0 +1,106 @@
+"""experiments/perturb.py: what each perturbation does to real images."""
+
+import pytest
+import torch
+
+import dataset
+from experiments.robustness import PERTURBATIONS
+
+
+@pytest.fixture
+def pixels(small):
+    """The 100 small test images as float32 [100, 28, 28]."""
+    return dataset.load_splits("data", 0)[1].images.float()
+
+
+def within(images, border):
+    """Return the images whose outer pixels, so many on each side, are black."""
+    inner = images.clone()
+    inner[:, border:-border, border:-border] = 0
+    chosen = images[inner.sum(dim=(1, 2)) == 0]
+    assert len(chosen) > 50
+    return chosen
+
+
+def change(name, images, strength):
+    return PERTURBATIONS[name].change(images, strength, torch.Generator().manual_seed(0))
+
+
+def centres(images):
+    """Return each image's centre of mass, (x, y) in pixels, [N, 2]."""
+    places = torch.arange(28.0)
+    mass = images.sum(dim=(1, 2))
+    x, y = images.sum(dim=1) @ places, images.sum(dim=2) @ places
+    return torch.stack([x / mass, y / mass], dim=1)
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_perturbation_changes_nothing_at_its_neutral_strength_and_more_with_more(pixels, name):
+    one = PERTURBATIONS[name]
+    before = pixels.clone()
+    torch.testing.assert_close(change(name, pixels, one.neutral), pixels, atol=2e-3, rtol=0)
+    assert one.neutral in one.strengths and set(one.in_table) <= set(one.strengths)
+    for sign in (-1, 1):  # of the side of the neutral strength
+        side = sorted(abs(s - one.neutral) for s in one.strengths if sign * (s - one.neutral) >= 0)
+        changed = [
+            (change(name, pixels, one.neutral + sign * d) - pixels).square().mean() for d in side
+        ]
+        assert changed == sorted(changed) and len(set(changed)) == len(changed)
+    assert torch.equal(pixels, before)
+
+
+def test_a_shift_moves_the_centre_of_mass_by_its_strength(pixels):
+    pixels = within(pixels, 3)  # so that nothing leaves the image
+    for strength in (1, 2.5):
+        moved = centres(change("shift", pixels, strength)) - centres(pixels)
+        assert moved.norm(dim=1).numpy() == pytest.approx(strength, abs=1e-3)
+    assert (moved > 0).any(dim=0).all() and (moved < 0).any(dim=0).all()  # in all directions
+
+
+def test_rotation_is_to_either_side(pixels):
+    turned = change("rotation", pixels, 90)  # so that no pixel is interpolated
+    sides = [
+        [torch.allclose(one, torch.rot90(image, times), atol=0.02)
+         for one, image in zip(turned, pixels, strict=True)]
+        for times in (1, -1)
+    ]  # fmt: skip
+    assert [one + other for one, other in zip(*sides, strict=True)] == [1] * len(pixels)
+    assert 30 < sum(sides[0]) < 70
+
+
+def test_scale_is_the_ratio_of_the_sizes(pixels):
+    pixels, distances = within(pixels, 2), ((torch.arange(28) - 13.5) ** 2).float()
+
+    def size(images):  # root mean square distance of the ink from the middle, both ways
+        mass = images.sum(dim=(1, 2))
+        across, down = images.sum(dim=1) @ distances, images.sum(dim=2) @ distances
+        return ((across + down) / mass).sqrt()
+
+    for factor in (0.8, 1.15):
+        ratios = size(change("scale", pixels, factor)) / size(pixels)
+        assert ratios.numpy() == pytest.approx(factor, rel=0.05)
+
+
+def test_noise_blur_and_contrast_are_as_strong_as_they_say(pixels):
+    grey = torch.full((50, 28, 28), 127.5)
+    assert change("noise", grey, 20).std().item() == pytest.approx(20, rel=0.02)
+    noisy = change("noise", pixels, 128)
+    assert (noisy.min(), noisy.max()) == (0, 255)
+    point = torch.zeros(1, 28, 28)
+    point[0, 13, 14] = 255
+    spread = change("blur", point, 1.5)
+    assert spread.sum().item() == pytest.approx(255, rel=1e-4)
+    distances = (torch.arange(28.0) - 14) ** 2
+    variance = (spread.sum(dim=1) @ distances).item() / 255
+    assert variance == pytest.approx(1.5**2, rel=0.01)
+    pale = change("contrast", pixels, 0.25)
+    torch.testing.assert_close(pale.mean(dim=(1, 2)), pixels.mean(dim=(1, 2)))
+    torch.testing.assert_close(pale.std(dim=(1, 2)), 0.25 * pixels.std(dim=(1, 2)))
+
+
+def test_a_square_of_that_side_is_covered_within_the_image(pixels):
+    holes = change("covered square", torch.ones(2000, 28, 28), 7) == 0
+    assert (holes.sum(dim=(1, 2)) == 49).all()
+    rows, columns = holes.any(dim=2), holes.any(dim=1)
+    assert (rows.sum(dim=1) == 7).all() and (columns.sum(dim=1) == 7).all()
+    assert rows.any(dim=0).all() and columns.any(dim=0).all()  # at all places

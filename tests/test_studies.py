@@ -1,0 +1,214 @@
+"""The studies: their steps and training sets, and short ones with real runs."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import compare
+import dataset
+import main
+from experiments import ablation, data_size, robustness
+from experiments.study import Study, load_study, pack_study
+from experiments.subset import SubsetArgs, nested_order, run_on_subset
+from utils.checkpoint import RUNS, load_checkpoint
+
+
+def is_picture(path):
+    with Image.open(path) as image:
+        return image.width >= 800 and len(image.convert("RGB").getcolors(2**24)) > 50
+
+
+def test_json_there_and_back_has_a_line_per_key(tmp_path):
+    accuracies = {("LeNet5", 0.5): np.array([98.0, 99.0]), ("LeNet5", 1.0): np.array([97.0, 99.5])}
+    study = Study({"seeds": 2, "steps": {"a": {"lr": 1}}}, ("model_type", "strength"), accuracies)
+    path = tmp_path / "study.json"
+    path.write_bytes(pack_study(study))
+    after = load_study(path)
+    assert pack_study(after) == path.read_bytes() and after.setup == study.setup
+    assert after.accuracies.keys() == accuracies.keys()
+    assert after.summary("LeNet5", 0.5).mean == 98.5 and after.values("strength") == [0.5, 1.0]
+    assert sum('"accuracies"' in line for line in path.read_text().splitlines()) == 2
+    assert json.loads(path.read_text())["points"][1]["max"] == 99.5
+
+
+# --- Ablation ---------------------------------------------------------------------------------
+
+
+def test_the_steps_lead_from_the_baseline_to_the_best_recipe_and_on_to_record():
+    steps = ablation.all_steps()
+    names = list(ablation.STEPS)
+    assert steps[names[0]] == {"block": "best", "compared_with": "", "settings": {}}
+    assert steps[names[-1]]["settings"] == main.RECIPES["best"]
+    for below, above in pairwise(names):
+        assert steps[above]["compared_with"] == below
+        old, new = steps[below]["settings"], steps[above]["settings"]
+        assert old != new and old.keys() <= new.keys()  # nothing is taken away
+    for name in [*ablation.KEPT, *ablation.EXTRAS]:
+        assert steps[name]["compared_with"] == names[-1]
+    (kept,) = ablation.KEPT
+    assert steps[kept]["settings"] == main.RECIPES["record"]
+
+
+def test_gains_are_paired_by_seed(monkeypatch):
+    monkeypatch.setattr(ablation, "STEPS", {"baseline": {}, "schedule": {"schedule": "onecycle"}})
+    accuracies = {("LeNet5", "baseline"): np.array([97.0, 98.0]),
+                  ("LeNet5", "schedule"): np.array([97.5, 98.7])}  # fmt: skip
+    study = Study({"steps": ablation.all_steps()}, ("model_type", "step"), accuracies)
+    assert ablation.gain(study, "LeNet5", "baseline") is None
+    gain = ablation.gain(study, "LeNet5", "schedule")
+    assert gain.mean == pytest.approx(0.6)
+    # t with 1 degree of freedom is 12.706, the standard error 0.1.
+    assert gain.interval == pytest.approx((0.6 - 1.2706, 0.6 + 1.2706), abs=1e-3)
+
+
+def test_a_short_ablation_touches_no_test_image_and_is_kept(
+    workplace, cli, monkeypatch, no_processes
+):
+    (workplace / "data/test.tar").unlink()
+    monkeypatch.setattr(ablation, "STEPS", {"baseline": {"epochs": 1}, "higher lr": {"lr": 0.05}})
+    monkeypatch.setattr(ablation, "KEPT", {"2 epochs": {"epochs": 2}})
+    monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
+    short = ("--models", "CustomMLP", "--seeds", 2, "--val_size", 300)
+    code, out, err = cli(ablation, *short, "--epochs", 1)
+    assert code == 0, err
+    study = load_study(Path("runs/ablation/ablation.json"))
+    assert ablation.render(study) in out
+    assert study.setup["data"] == "folder data, 1,700 training and 300 validation images"
+    assert is_picture("runs/ablation/ablation.png") and is_picture("runs/ablation/augmentation.png")
+    # --epochs leaves no step of 2 epochs.
+    assert study.values("step") == ["baseline", "higher lr", "batches of 100"]
+    runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
+    assert len(runs) == 6
+    (run,) = [run for run in runs if run["settings"]["batch_size"] == 100
+              and run["settings"]["seed"] == 1]  # fmt: skip
+    last = study.accuracies["CustomMLP", "batches of 100"]
+    assert last[1] == run["history"][-1]["val_accuracy"]
+    assert cli(ablation, *short)[0] == 0
+    assert len(list(RUNS.glob("compare/*/*/checkpoint.pt"))) == 8
+    study = load_study(Path("runs/ablation/ablation.json"))
+    assert "| 2 epochs | " in ablation.render(study)
+
+
+# --- Data size --------------------------------------------------------------------------------
+
+
+def test_the_first_images_have_the_shares_of_the_whole_and_are_each_class_first(workplace):
+    labels = dataset.load_splits("data", 0)[0].labels
+    order = nested_order(labels)
+    assert sorted(order.tolist()) == list(range(2000))
+    shares = labels.bincount() / 2000
+    for size in (10, 100, 333, 1999):  # each a start of the same order: nested
+        counts = labels[order[:size]].bincount(minlength=10)
+        assert ((counts - size * shares).abs() < 1).all(), size
+        for label, count in enumerate(counts):
+            chosen = order[:size][labels[order[:size]] == label]
+            assert torch.equal(chosen, torch.nonzero(labels == label).flatten()[:count])
+
+
+def test_a_run_sees_only_its_subset_and_each_image_as_often(small, monkeypatch):
+    seen = []
+    train = main.train
+
+    def spy(model, batches, *rest):
+        seen.extend(batches.images)
+        return train(model, batches, *rest)
+
+    monkeypatch.setattr(main, "train", spy)
+    args = SubsetArgs("CustomMLP", 1, 64, 0.05, schedule="onecycle", images=30, steps=15)
+    run_on_subset(args, Path("runs/one"), verbose=False)
+    images, counts = torch.stack(seen).unique(dim=0, return_counts=True)
+    assert (len(seen), len(images), set(counts.tolist())) == (15 * 64, 30, {32})
+    training = dataset.load_splits("data", 0)[0]
+    chosen = dataset.normalise(training.images[nested_order(training.labels)[:30]])
+    assert torch.equal(images, chosen.unique(dim=0))
+
+
+def test_images_needed_are_interpolated_in_their_logarithm():
+    means = {100: 90.0, 1000: 94.0, 10_000: 98.0}
+    assert data_size.images_for(means, 96) == round(1000 * 10**0.5)
+    assert data_size.images_for(means, 98) == 10_000
+    assert data_size.images_for(means, 99) is None
+    assert data_size.images_for(means, 80) == 100
+    cells = [data_size.format_images(n, list(means)) for n in (3162, None, 100)]
+    assert cells == ["3,200", "more than 10,000", "at most 100"]
+
+
+def test_a_short_study_of_sizes_is_kept_and_resumed(small, cli, no_processes):
+    short = ("--models", "CustomMLP", "--sizes", 50, 300, "--seeds", 2, "--steps", 5)
+    code, out, err = cli(data_size, *short)
+    assert code == 0, err
+    path = Path("runs/data_size/data_size.json")
+    study = load_study(path)
+    assert data_size.render(study) in out and is_picture("runs/data_size/data_size.png")
+    paths = list(RUNS.glob("compare/*/*/checkpoint.pt"))
+    assert len(paths) == 8
+    wanted = {"images": 300, "seed": 1, "rotate": 7.0, "deskew": False, "steps": 5}
+    runs = [load_checkpoint(path.parent) for path in paths]
+    (run,) = [run for run in runs if run["settings"].items() >= wanted.items()]
+    assert study.accuracies["CustomMLP", True, 300][1] == run["history"][-1]["test_accuracy"]
+    # Started again, it trains only what is missing, and that comes out the same.
+    before = path.read_bytes()
+    for missing in paths[:2]:
+        missing.unlink()
+    code, out, _ = cli(data_size, *short)
+    assert code == 0 and "6 of 8 runs are finished, 2 to train" in out
+    assert path.read_bytes() == before
+
+
+# --- Robustness -------------------------------------------------------------------------------
+
+
+def test_failures_are_found_on_either_side_of_the_neutral_strength():
+    failures = robustness.failures
+    assert failures({0: 98, 1: 95, 2: 85, 3: 95}, 0) == "1.5"
+    assert failures({0: 98, 8: 91}, 0) == "never"
+    assert failures({0.5: 80, 1: 100, 1.5: 91}, 1) == "0.75 and never"
+    assert failures({0.1: 60, 0.5: 96, 1: 97}, 1) == "0.433"
+    assert failures({0: 85, 1: 80}, 0) == "0"
+
+
+def test_a_short_study_takes_finished_runs_as_they_were_tested(
+    small, cli, monkeypatch, no_processes
+):
+    short = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1)
+    assert cli(compare, *short)[0] == 0
+    code, out, err = cli(robustness, *short)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("2 of the comparison's runs are missing")
+    assert "python compare.py --recipe best --first_seed 10" in err
+    assert cli(compare, *short, "--recipe", "best", "--first_seed", 10)[0] == 0
+    few = {"shift": robustness.PERTURBATIONS["shift"]._replace(strengths=(0, 2, 4, 8))}
+    monkeypatch.setattr(robustness, "PERTURBATIONS", few)
+    code, out, err = cli(robustness, *short)
+    assert code == 0, err
+    study = load_study(Path("runs/robustness/robustness.json"))
+    assert robustness.render(study) in out and is_picture("runs/robustness/robustness.png")
+    for recipe, first in robustness.FIRST_SEEDS.items():
+        finals = [
+            load_checkpoint(path)["history"][-1]["test_accuracy"]
+            for seed in (first, first + 1)
+            for path in RUNS.glob(f"compare/*/CustomMLP-*-seed{seed}")
+        ]
+        unchanged = study.accuracies[recipe, "CustomMLP", "shift", 0]
+        assert unchanged.tolist() == pytest.approx(finals)
+
+
+@pytest.mark.parametrize("module, flags, tells", [
+    (ablation, ("--val_size", 0), "--val_size 0"),
+    (ablation, ("--val_size", 5000), "--val_size 5000"),
+    (ablation, ("--models", "VGG"), "VGG"),
+    (data_size, ("--sizes", 301, "--steps", 5), "--sizes 301"),
+    (data_size, ("--sizes", 0), "--sizes 0"),
+    (data_size, ("--sizes", 300, "--steps", 4), "--steps 4"),
+    (data_size, ("--sizes", 300, "--lr", 0), "--lr 0"),
+    (robustness, ("--epochs", 0), "--epochs 0"),
+])  # fmt: skip
+def test_wrong_flags_are_refused_at_once(small, cli, module, flags, tells):
+    code, out, err = cli(module, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert tells in err and not RUNS.exists()
