@@ -93,6 +93,7 @@ def _finish_run(run: Run, args: Any, folder: Path) -> History:
 
 def _start_worker() -> None:
     """Let a worker end with the process that started it, even if that is killed."""
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which an ended worker would leave
     parent = multiprocessing.parent_process()
     assert parent is not None
 
