@@ -14,7 +14,8 @@ from conftest import ROOT, commands, decode, load_run
 from photographs import photograph
 
 README = (ROOT / "README.md").read_text()
-CODE = ("*.py", "utils/*.py", "experiments/*.py", "utils/*.html", "tests/benchmark.py")
+ROOMS = ("*.py", "utils/*.py", "comparison/*.py", "reading/*.py", "experiments/*.py")
+CODE = (*ROOMS, "reading/*.html", "tests/benchmark.py")
 
 # What makes the long ones short; what is done is the same.
 SHORTER = {
@@ -117,9 +118,10 @@ DRIVER = """
 import sys
 import model, main, compare
 from experiments import ablation
-from conftest import train_all_here
+from comparison import runs
+from conftest import ThisProcess
 if __name__ == "__main__":
-    ablation.train_all = train_all_here
+    runs.processes = lambda count: ThisProcess()
     ablation.STEPS = {"baseline": {}, "clipped": {"clip": 1.0}}
     for module, flags in (
         (model, ""),
@@ -152,14 +154,14 @@ def test_a_network_and_a_setting_are_added_as_it_says(workplace, script):
     assert done.returncode == 0, done.stderr
     assert "Linear-2 (layers.1): 784*32 = 25,088\n" in done.stdout
     assert "MyNet (25,408 parameters) on " in done.stdout
-    assert re.search(r"(?m)^- .*MyNet.* points", done.stdout)
+    assert re.search(r"(?m)^\| .*MyNet.* significant \|$", done.stdout)
     rows, checkpoint = load_run("MyNet")
     assert len(rows) == 1 and checkpoint["settings"]["clip"] == 1.0
     assert Path("plots/accuracy_plot_MyNet.png").exists()
     (group,) = {path.parent for path in Path("runs/compare").glob("*/results.json")}
     assert (group / "confusion_matrix_MyNet.png").exists()
     steps = json.loads(Path("runs/ablation/ablation.json").read_text())["steps"]
-    assert [step["step"] for step in steps[:2]] == ["baseline", "clipped"]
+    assert list(steps)[:2] == ["baseline", "clipped"]
 
 
 def test_pictures_and_files_it_names_exist():
@@ -169,7 +171,7 @@ def test_pictures_and_files_it_names_exist():
     shown = {path for page in ("README.md", "plots/results/README.md")
              for path in re.findall(r"[\w/]+\.png", (ROOT / page).read_text())}  # fmt: skip
     assert shown
-    code = {str(path.relative_to(ROOT)) for pattern in CODE[:3] for path in ROOT.glob(pattern)}
+    code = {str(path.relative_to(ROOT)) for pattern in ROOMS for path in ROOT.glob(pattern)}
     code = {name for name in code if not name.endswith("__init__.py")}
     cells = re.findall(r"(?m)^\| (`.*?) \|", README[README.index("## Files") :])
     assert code == {name for cell in cells for name in re.findall(r"`([\w/]+\.py)`", cell)}
