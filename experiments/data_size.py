@@ -127,7 +127,7 @@ def plot_data_size(study: Study) -> bytes:
             style = {"color": colour_of(TITLES, model_type), "label": TITLES[model_type]}
             draw_band(axis, sizes, errors, **style)
         axis.set(xscale="log", yscale="log", xlabel="Training images")
-        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right")
         axis.set_title("with augmentation" if augmented else "without augmentation")
         axis.grid(alpha=0.3, which="both")
         axis.minorticks_off()

@@ -240,7 +240,7 @@ def plot_robustness(study: Study) -> bytes:
     recipes, names = study.values("recipe"), study.values("perturbation")
     columns = 4
     rows = -(-(len(names) + 1) // columns)  # one panel is left to the legend
-    figure = Figure(figsize=(11, 5 * len(recipes)), layout="constrained")
+    figure = Figure(figsize=(10.5, 5 * len(recipes)), layout="constrained")
     parts = figure.subfigures(len(recipes), squeeze=False).flat
     for part, recipe in zip(parts, recipes, strict=True):
         axes = part.subplots(rows, columns, sharey=True, squeeze=False)

@@ -1,15 +1,17 @@
-"""utils/plots.py: pictures that can be read as the README shows them."""
-
-import json
+"""The plots: pictures that can be read as the README shows them."""
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from matplotlib.text import Text
-from test_compare import results
 
+from comparison import plots
+from comparison.results import class_accuracies, load_comparison, summarise
+from comparison.stats import Summary, describe
+from experiments import ablation, data_size, robustness
+from experiments.study import load_study
 from model import TITLES
-from utils import plots
+from utils import plots as shared_plots
 
 README_WIDTH = 830  # pixels at 96 per inch, in which GitHub shows a picture
 
@@ -18,7 +20,7 @@ README_WIDTH = 830  # pixels at 96 per inch, in which GitHub shows a picture
 def drawn(monkeypatch):
     """The figures that plots draw; at the end of a test none may have small or cut off text."""
     figures = []
-    png = plots._png
+    png = shared_plots.to_png
 
     def keep(figure):
         content = png(figure)
@@ -26,10 +28,21 @@ def drawn(monkeypatch):
         figures.append(figure)
         return content
 
-    monkeypatch.setattr(plots, "_png", keep)
+    for module in (shared_plots, plots):
+        monkeypatch.setattr(module, "to_png", keep)
     yield figures
     for figure in figures:
         no_text_is_small_or_cut_off(figure)
+
+
+def results(recipe):
+    """A recipe's published comparison."""
+    return load_comparison(ROOT / f"plots/results/{recipe}.json")
+
+
+def study(name):
+    """A published study."""
+    return load_study(ROOT / f"plots/results/{name}.json")
 
 
 def no_text_is_small_or_cut_off(figure):
@@ -51,15 +64,18 @@ def digits():
     return generator.random((50, 28, 28), np.float32), labels, (labels + 1) % 10
 
 
-@pytest.mark.parametrize("metric", ["loss", "accuracy"])
-@pytest.mark.parametrize("recipe", ["baseline", "best"])
+@pytest.mark.parametrize("metric, recipe", [("loss", "baseline"), ("accuracy", "best")])
 def test_curves_fill_their_panels_and_stay_inside(drawn, metric, recipe):
-    runs = results(recipe)["runs"]
-    plots.plot_comparison(metric, runs, TITLES, "smoothed labels and augmented images")
+    networks = results(recipe).networks
+    bands = {
+        split: {name: runs.band(f"{split}_{metric}") for name, runs in networks.items()}
+        for split in ("train", "test")
+    }
+    plots.plot_comparison(metric, bands, 10, "smoothed labels and augmented images")
     (figure,) = drawn
     for axis, split in zip(figure.axes, ("train", "test"), strict=True):
         low, high = axis.get_ylim()
-        values = np.array([run["curves"][f"{split}_{metric}"] for run in runs])
+        values = np.array(list(bands[split].values()))
         assert low < values.min() and values.max() < high  # the first epochs too
         ends = axis.transData.transform([(1, values.min()), (1, values.max())])[:, 1]
         assert np.ptp(ends) > 0.4 * axis.bbox.height
@@ -72,34 +88,49 @@ def test_curves_fill_their_panels_and_stay_inside(drawn, metric, recipe):
 def test_accuracies_of_100_percent_can_be_drawn(drawn):
     history = [{"epoch": 1, "train_accuracy": 90.0, "test_accuracy": 99.0},
                {"epoch": 2, "train_accuracy": 100.0, "test_accuracy": 0.0}]  # fmt: skip
-    plots.plot_run("accuracy", "one", "LeNet5", history, TITLES)
+    shared_plots.plot_run("accuracy", "one", "LeNet5", history, TITLES)
     line = drawn[0].axes[0].lines[0]
     assert np.isfinite(drawn[0].axes[0].transData.transform(line.get_xydata())).all()
 
 
 @pytest.mark.parametrize("recipe", ["baseline", "best", "fast"])
 def test_ticks_of_final_accuracies_are_no_finer_than_the_data(drawn, recipe):
-    found = results(recipe)
-    plots.plot_finals(found["runs"], found["networks"], TITLES)
+    networks = results(recipe).networks
+    summaries = {name: summarise(runs)["test_accuracy"] for name, runs in networks.items()}
+    accuracies = {name: runs.accuracies for name, runs in networks.items()}
+    plots.plot_finals(accuracies, summaries, "Test accuracy (%)")
     (axis,) = drawn[0].axes
     assert np.diff(axis.get_xticks()).min() >= 0.1 - 1e-9  # ten test images
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels == [TITLES[name] for name in found["networks"]]
+    assert labels == [TITLES[name] for name in networks]
     assert axis.yaxis_inverted()  # in the order of the table
 
 
-def test_every_digit_of_every_network_is_drawn(drawn):
-    networks = results("best")["networks"]
-    plots.plot_digits(networks, TITLES)
+def test_intervals_of_two_runs_far_apart_end_where_accuracies_do(drawn):
+    finals = np.array([40.0, 99.0])
+    plots.plot_finals({"LeNet5": finals}, {"LeNet5": describe(finals)}, "Test accuracy (%)")
+    plots.plot_classes({"LeNet5": {"3": describe(finals)}})
+    ends = [figure.axes[0].collections[-1].get_segments()[0] for figure in drawn]
+    assert [ends[0][:, 0].tolist(), ends[1][:, 1].tolist()] == [[0, 100], [0, 100]]
+    error = data_size.error(describe(finals))
+    assert error == Summary(2, 30.5, (0, 100), 1, 60)
+
+
+def test_every_class_of_every_network_is_drawn(drawn):
+    comparison = results("best")
+    networks = {
+        name: class_accuracies(runs, comparison.test_images)
+        for name, runs in comparison.networks.items()
+    }
+    plots.plot_classes(networks)
     (axis,) = drawn[0].axes
     marks = {line.get_label(): line.get_ydata() for line in axis.lines if len(line.get_xdata()) > 2}
     assert list(marks) == [TITLES[name] for name in networks]
-    for name, network in networks.items():
-        means = [part["mean"] for part in network["digit_accuracy"].values()]
-        assert list(marks[TITLES[name]]) == means
+    for name, classes in networks.items():
+        assert list(marks[TITLES[name]]) == [summary.mean for summary in classes.values()]
 
 
-def test_confusion_shows_means_and_percent_and_colours_what_is_right(drawn):
+def test_confusion_shows_means_and_percent_and_colours_what_is_correct(drawn):
     counts = np.diag(np.full(10, 978.0))
     counts[4, 9], counts[4, 4], counts[5, 3] = 12.5, 965.5, 0.1
     plots.plot_confusion("LeNet-5", counts, 10)
@@ -108,18 +139,18 @@ def test_confusion_shows_means_and_percent_and_colours_what_is_right(drawn):
     assert cells[4, 4] == "965.5\n98.7 %" and cells[9, 4] == "12.5\n1.3 %"
     assert cells[3, 5] == "0.1" and len(cells) == 12  # nothing where there is nothing
     assert "mean of 10 runs" in drawn[0].get_suptitle()
-    right, errors = (image.to_rgba(image.get_array()) for image in axis.images)
-    assert right[2, 2, :3].min() < 0.7 < errors[2, 3, :3].min()  # blue, and nearly white
-    assert right[2, 2, 3] == 1 and errors[2, 2, 3] == 0 == right[2, 3, 3]
+    correct, errors = (image.to_rgba(image.get_array()) for image in axis.images)
+    assert correct[2, 2, :3].min() < 0.7 < errors[2, 3, :3].min()  # blue, and nearly white
+    assert correct[2, 2, 3] == 1 and errors[2, 2, 3] == 0 == correct[2, 3, 3]
     plots.plot_confusion("LeNet-5", counts.round(), 1)  # images of one run are whole
     assert drawn[1].axes[0].texts[0].get_text() == "978\n100.0 %"
 
 
-def test_misread_images_have_their_labels_and_what_networks_say(drawn, digits):
+def test_hard_images_have_their_labels_and_what_networks_predict(drawn, digits):
     images, labels, wrong = digits
     said = {"LeNet5": labels, "CustomMLP": wrong}
     groups = {"By all": [], "By one": list(range(5, 30))}
-    plots.plot_misread(groups, images, labels, said, TITLES, ", deskewed")
+    plots.plot_hard_images(groups, images, labels, said, ", deskewed")
     empty, full = drawn[0].axes
     assert empty.get_title(loc="left") == "By all: 0 images, deskewed"
     assert full.get_title(loc="left") == "By one: 25 images, the first 20, deskewed"
@@ -127,7 +158,7 @@ def test_misread_images_have_their_labels_and_what_networks_say(drawn, digits):
     texts = [text.get_text() for text in full.texts]
     assert texts[:3] == [f"5\ntrue {labels[5]}", str(labels[5]), str(wrong[5])]
     colours = [text.get_color() for text in full.texts[1:3]]
-    assert colours == [plots.PALETTE[0], plots.PALETTE[2]]
+    assert colours == [shared_plots.PALETTE[0], shared_plots.PALETTE[2]]
     for image in full.images:  # none runs out of the picture
         left, right, bottom, top = image.get_extent()
         assert 0 <= left < right <= 400 and 0 <= top < bottom <= full.get_ylim()[0]
@@ -148,8 +179,7 @@ def test_filters_and_their_maps_have_names_and_colour_bars(drawn):
 
 
 def test_panels_of_the_ablation_have_one_scale_and_keep_their_labels(drawn):
-    steps = json.loads((ROOT / "plots/results/ablation.json").read_text())["steps"]
-    plots.plot_ablation(steps, TITLES)
+    ablation.plot_ablation(study("ablation"))
     one, other = drawn[0].axes
     assert one.get_xlim() == other.get_xlim()
     for axis in (one, other):
@@ -158,14 +188,31 @@ def test_panels_of_the_ablation_have_one_scale_and_keep_their_labels(drawn):
             assert text.get_window_extent().x1 < axis.bbox.x1
 
 
-def test_mistakes_samples_and_augmentations_can_be_read(drawn, digits):
+def test_studies_draw_every_network_in_every_panel(drawn):
+    data_size.plot_data_size(study("data_size"))
+    robustness.plot_robustness(study("robustness"))
+    assert [len(axis.lines) for axis in drawn[0].axes] == [3, 3]
+    panels = [part.axes[:7] for part in drawn[1].subfigs]
+    assert [len(axis.lines) for part in panels for axis in part] == [3] * 14
+
+
+def test_runs_differ_by_colour_and_their_splits_by_line(drawn):
+    row = {"lr": 0.1, "train_loss": 1.0, "train_accuracy": 60.0}
+    tested = {"epoch": 1, **row, "test_loss": 0.9, "test_accuracy": 65.0}
+    validated = {"epoch": 1, **row, "val_loss": 0.8, "val_accuracy": 70.0}
+    plots.plot_runs({"one": [tested, tested | {"epoch": 2}], "other": [validated]})
+    accuracy, loss = drawn[0].axes
+    for axis, values in ((accuracy, [60, 65, 60, 70]), (loss, [1.0, 0.9, 1.0, 0.8])):
+        assert [line.get_ydata()[-1] for line in axis.lines] == values
+        assert [line.get_linestyle() for line in axis.lines] == ["--", "-", "--", "-"]
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels == ["one", "other"]
+
+
+def test_mistakes_and_samples_can_be_read(drawn, digits):
     images, labels, wrong = digits
-    shares = np.eye(10)[wrong]
-    plots.plot_misclassified("LeNet-5: mistakes", images, labels, shares)
+    plots.plot_misclassified("LeNet-5: mistakes", images, labels, np.eye(10)[wrong])
     first = drawn[0].axes[0].get_title()
     assert first == f"{labels[0]} taken for {wrong[0]}\n100.0 %"
-    plots.plot_samples((255 * images).astype(np.uint8), labels.tolist())
+    shared_plots.plot_samples((255 * images).astype(np.uint8), labels.tolist())
     assert [text.get_text() for text in drawn[1].axes[0].texts] == [str(d) for d in labels]
-    plots.plot_augmentation(images.reshape(5, 10, 28, 28))
-    titles = [axis.get_title() for axis in drawn[2].axes if axis.get_title()]
-    assert titles == ["image", "deskewed", *(f"augmented {n}" for n in range(1, 9))]
