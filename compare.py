@@ -15,37 +15,19 @@ from utils.command import run_command  # isort: split
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from comparison.analysis import (
-    class_counts,
-    confusion,
-    majority,
-    misclassified_by_all,
-    misclassified_by_one,
-)
+from comparison import analysis, results, tables
 from comparison.identity import group_folder, run_folder
-from comparison.results import (
-    OF_A_RUN,
-    Comparison,
-    Predictions,
-    class_accuracies,
-    describe_setup,
-    evaluate_runs,
-    pack_comparison,
-    summarise,
-)
+from comparison.results import Comparison, Predictions
 from comparison.runs import ManyRunsParser, cores, train_all
-from comparison.tables import comparison_tables, markdown, trained_on
-from dataset import Batches, Split, digest, load_splits, prepare
-from main import EVALUATION_BATCH, RECIPES, Args, run
+from dataset import Split, digest, load_splits, prepare
+from main import RECIPES, Args, run
 from model import MODELS, TITLES
 from utils.checkpoint import RUNS, has_checkpoint, load_checkpoint
-from utils.device import select_device
 from utils.files import PLOTS, UserError, atomic_write, write_all
 from utils.settings import add_settings, given_settings
 
@@ -67,41 +49,17 @@ def plan_runs(flags: argparse.Namespace) -> list[Args]:
     ]
 
 
-def evaluate(
-    jobs: Mapping[Path, Args], splits: tuple[Split, Split]
-) -> tuple[Comparison, dict[str, Predictions]]:
-    """Return what is known of finished runs, and what they say of the test images.
-
-    Args:
-        jobs: folder -> settings of each run.
-        splits: the loaded images.
-    """
-    args = next(iter(jobs.values()))
-    test = prepare(splits[1], args.deskew, select_device(args.device))
-    batches = Batches(test, EVALUATION_BATCH)
-    networks, predictions = {}, {}
-    for model_type in MODELS:
-        folders = {a.seed: folder for folder, a in jobs.items() if a.model_type == model_type}
-        if folders:
-            runs, predicted = evaluate_runs(model_type, dict(sorted(folders.items())), batches)
-            networks[model_type], predictions[model_type] = runs, predicted
-    settings = dataclasses.asdict(args)
-    for name in OF_A_RUN:
-        del settings[name]
-    setup = {"settings": settings} | describe_setup(args, splits)
-    test_images = class_counts(splits[1].labels.numpy())
-    return Comparison(setup, test_images, networks), predictions
-
-
 def hard_images(comparison: Comparison) -> dict[str, np.ndarray]:
     """Return caption -> images that all runs of all networks misclassify, or of the MLP alone."""
     shares = {name: runs.correct_shares for name, runs in comparison.networks.items()}
     whose = "all networks" if len(shares) > 1 else TITLES[next(iter(shares))]
-    groups = {f"Misclassified by all runs of {whose}": misclassified_by_all(shares.values())}
+    groups = {
+        f"Misclassified by all runs of {whose}": analysis.misclassified_by_all(shares.values())
+    }
     cnn, mlp = CONTRAST
     if cnn in shares and mlp in shares:
         caption = f"Misclassified by all runs of {TITLES[mlp]}, and by none of {TITLES[cnn]}"
-        groups[caption] = misclassified_by_one(shares[mlp], shares[cnn])
+        groups[caption] = analysis.misclassified_by_one(shares[mlp], shares[cnn])
     return groups
 
 
@@ -119,28 +77,32 @@ def draw_plots(
                 split: {name: runs.band(f"{split}_{metric}") for name, runs in networks.items()}
                 for split in ("train", "test")
             }
-            on = trained_on(settings, metric)
+            on = tables.trained_on(settings, metric)
             count = max(len(runs.seeds) for runs in networks.values())
             pictures[metric] = plots.plot_comparison(metric, bands, count, on)
     pictures["final"] = plots.plot_finals(
         {name: runs.accuracies for name, runs in networks.items()},
-        {name: summarise(runs)["test_accuracy"] for name, runs in networks.items()},
-        "Test accuracy after the last epoch (%)",
+        {name: results.summarise(runs)["test_accuracy"] for name, runs in networks.items()},
     )
     pictures["digits"] = plots.plot_classes(
-        {name: class_accuracies(runs, comparison.test_images) for name, runs in networks.items()}
+        {
+            name: results.class_accuracies(runs, comparison.test_images)
+            for name, runs in networks.items()
+        }
     )
     labels = test.labels.numpy()
     deskewed = prepare(test, settings["deskew"], torch.device("cpu")).images
     images, note = deskewed.squeeze(1).numpy(), ", deskewed" if settings["deskew"] else ""
     pictures["hard_images"] = plots.plot_hard_images(
         {caption: places.tolist() for caption, places in hard_images(comparison).items()},
-        images, labels,
-        {name: majority(predicted.predictions) for name, predicted in predictions.items()}, note,
-    )  # fmt: skip
+        images,
+        labels,
+        {name: analysis.majority(said.predictions) for name, said in predictions.items()},
+        note,
+    )
     for model_type, predicted in predictions.items():
         title, seed = TITLES[model_type], networks[model_type].seeds[0]
-        counts = confusion(predicted.predictions, labels)
+        counts = analysis.confusion(predicted.predictions, labels)
         pictures[f"confusion_matrix_{model_type}"] = plots.plot_confusion(
             title, counts, len(predicted.predictions)
         )
@@ -167,9 +129,9 @@ def compare_seeds(flags: argparse.Namespace) -> None:
     failed = train_all(run, jobs, flags.at_once)
     finished = {folder: args for folder, args in jobs.items() if folder not in failed}
     if finished:
-        comparison, predictions = evaluate(finished, splits)
-        atomic_write(group / "results.json", pack_comparison(comparison))
-        print(comparison_tables(comparison, dataclasses.asdict(Args())), flush=True)
+        comparison, predictions = results.evaluate(finished, splits)
+        atomic_write(group / "results.json", results.pack_comparison(comparison))
+        print(tables.comparison_tables(comparison, dataclasses.asdict(Args())), flush=True)
         pictures = draw_plots(comparison, predictions, splits[1])
         write_all({group / f"{name}.png": picture for name, picture in pictures.items()})
         print(f"\nresults and plots: {group}")
@@ -206,7 +168,7 @@ def runs_table(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
             row.append(f"{last[name][column]:.{places}f}" if column in last[name] else "")
         rows.append(row)
     heads = [column.replace("_", " ").replace("val ", "validation ") for column in columns]
-    return markdown(["run", *differing, "epochs", *heads], rows)
+    return tables.markdown(["run", *differing, "epochs", *heads], rows)
 
 
 def compare_runs(names: list[str]) -> None:

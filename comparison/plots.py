@@ -19,11 +19,8 @@ def plot_comparison(
 ) -> bytes:
     """Draw every network's curves: the mean line, and the band from the lowest to the highest run.
 
-    Args:
-        metric: accuracy (percent) or loss.
-        bands: train and test -> network -> mean, lowest and highest run, float [3, epochs].
-        count: runs of a network.
-        trained_on: what sets the training images apart from the test images; "" for nothing.
+    The metric is accuracy (percent) or loss; bands are split -> network -> mean, lowest and highest
+    of so many runs, float [3, epochs]. The training images are not plain, but trained_on.
     """
     # Losses of smoothed labels are of another size than those of the test images.
     shared = metric == "accuracy"
@@ -51,15 +48,10 @@ def ends(summary: Summary) -> tuple[float, float]:
     return summary.interval or (summary.mean, summary.mean)
 
 
-def plot_finals(
-    accuracies: Mapping[str, np.ndarray], summaries: Mapping[str, Summary], xlabel: str
-) -> bytes:
+def plot_finals(accuracies: Mapping[str, np.ndarray], summaries: Mapping[str, Summary]) -> bytes:
     """Draw every run's accuracy as a dot, and each network's mean with its interval.
 
-    Args:
-        accuracies: network -> each run's accuracy in percent, in order of seed.
-        summaries: network -> the same, described.
-        xlabel: which accuracy this is.
+    Both map networks to accuracies in percent: those of the runs, in order of seed; described.
     """
     figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(summaries)))
     for row, (model_type, summary) in enumerate(summaries.items()):
@@ -74,7 +66,7 @@ def plot_finals(
             textcoords="offset points", ha="center",
         )  # fmt: skip
     axis.set_yticks(range(len(summaries)), [TITLES[model_type] for model_type in summaries])
-    axis.set(ylim=(len(summaries) - 0.4, -0.55), xlabel=xlabel)
+    axis.set(ylim=(len(summaries) - 0.4, -0.55), xlabel="Test accuracy after the last epoch (%)")
     _widen(axis, 0.6)
     figure.suptitle("Each dot is a run; diamond and bar: mean and its 95 % interval", fontsize=11)
     axis.grid(axis="x", alpha=0.3)
@@ -147,11 +139,7 @@ def plot_misclassified(
 ) -> bytes:
     """Draw the 20 most confident mistakes of one run.
 
-    Args:
-        title: of the picture.
-        images: float [N, 28, 28], as the network sees them.
-        labels: int [N].
-        probabilities: float [N, C] that the network gives the classes.
+    Images float [N, 28, 28] as the network sees them, labels int [N], probabilities float [N, C].
     """
     predictions = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predictions != labels)
@@ -175,12 +163,9 @@ def plot_hard_images(
 ) -> bytes:
     """Draw groups of misclassified images, of each the first 20: place, label, predictions.
 
-    Args:
-        groups: caption -> places of images in the test set.
-        images: float [N, 28, 28], as the networks see them.
-        labels: int [N].
-        predictions: network -> the class that most of its runs predict, int [N].
-        note: on the images, for the captions.
+    Groups are caption -> places in the test set, of images float [N, 28, 28] with labels int [N];
+    predictions are network -> the class that most of its runs predict, int [N]. Captions end with
+    the note.
     """
     rows = [max(1, -(-min(len(places), 20) // 10)) for places in groups.values()]
     figure, axes = subplots(

@@ -14,23 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from comparison import stats
 from comparison.analysis import calibration_error, class_counts
-from comparison.stats import (
-    LOSS,
-    METHOD,
-    PERCENT,
-    POINTS,
-    Interval,
-    Summary,
-    describe,
-    excludes_zero,
-    welch_interval,
-)
-from dataset import SHIPPED, Batches, Split, digest
+from comparison.stats import Interval, Summary, describe
+from dataset import SHIPPED, Batches, Split, digest, prepare
+from main import EVALUATION_BATCH
 from model import MODELS
 from utils.checkpoint import load_checkpoint
 from utils.classes import CLASSES
-from utils.device import processor_name
+from utils.device import processor_name, select_device
 
 OF_A_RUN = ("model_type", "seed", "data_dir")  # settings that runs of a comparison differ in
 
@@ -103,7 +95,7 @@ class Difference:
         """What both intervals say together."""
         if self.over_runs is None:
             return "unknown (one run)"
-        both = excludes_zero(self.over_runs) and excludes_zero(self.over_images)
+        both = stats.excludes_zero(self.over_runs) and stats.excludes_zero(self.over_images)
         return "significant" if both else "not significant"
 
 
@@ -136,40 +128,51 @@ def class_probabilities(
     return torch.cat(logits).softmax(dim=1).cpu().numpy()
 
 
-def evaluate_runs(
-    model_type: str, folders: Mapping[int, Path], batches: Batches
-) -> tuple[NetworkRuns, Predictions]:
-    """Return what is known of the finished runs of a network, from their checkpoints.
+def evaluate(
+    jobs: Mapping[Path, Any], splits: tuple[Split, Split]
+) -> tuple[Comparison, dict[str, Predictions]]:
+    """Return what is known of finished runs, and what those of each network say of test images.
 
     Args:
-        model_type: the network.
-        folders: seed -> folder of its run.
-        batches: the test images.
+        jobs: folder -> settings of each run; but for network and seed the settings are the same.
+        splits: the images to train on and to test on, as loaded.
     """
+    args = next(iter(jobs.values()))
+    test = prepare(splits[1], args.deskew, select_device(args.device))
+    networks, predictions = {}, {}
+    for model_type in MODELS:
+        folders = {a.seed: folder for folder, a in jobs.items() if a.model_type == model_type}
+        if folders:
+            networks[model_type], predictions[model_type] = _evaluate_network(
+                model_type, dict(sorted(folders.items())), Batches(test, EVALUATION_BATCH)
+            )
+    settings = {key: value for key, value in asdict(args).items() if key not in OF_A_RUN}
+    setup = {"settings": settings} | describe_setup(args, splits)
+    return Comparison(setup, class_counts(splits[1].labels.numpy()), networks), predictions
+
+
+def _evaluate_network(
+    model_type: str, folders: Mapping[int, Path], batches: Batches
+) -> tuple[NetworkRuns, Predictions]:
+    """Return the same of one network, from seed -> folder and the test images."""
     labels = batches.labels.cpu().numpy()
-    histories, calibration_errors, predictions = [], [], []
-    first = None
-    for folder in folders.values():
-        checkpoint = load_checkpoint(folder)
-        probabilities = class_probabilities(model_type, checkpoint["model"], batches)
-        histories.append(checkpoint["history"])
-        calibration_errors.append(calibration_error(probabilities, labels))
-        predictions.append(probabilities.argmax(axis=1))
-        first = first or (probabilities, checkpoint["model"])
-    assert first is not None
-    columns = [column for column in histories[0][0] if column != "epoch"]
-    correct = np.array(predictions) == labels
+    checkpoints = [load_checkpoint(folder) for folder in folders.values()]
+    probabilities = [class_probabilities(model_type, c["model"], batches) for c in checkpoints]
+    predictions = np.array([each.argmax(axis=1) for each in probabilities])
+    correct = predictions == labels
+    histories = [checkpoint["history"] for checkpoint in checkpoints]
     runs = NetworkRuns(
         seeds=np.array(list(folders)),
         curves={
             column: np.array([[row[column] for row in history] for history in histories])
-            for column in columns
+            for column in histories[0][0]
+            if column != "epoch"
         },
-        calibration_errors=np.array(calibration_errors),
+        calibration_errors=np.array([calibration_error(each, labels) for each in probabilities]),
         hits=np.array([class_counts(labels[hits]) for hits in correct]),
         errors=(~correct).sum(axis=0),
     )
-    return runs, Predictions(np.array(predictions), *first)
+    return runs, Predictions(predictions, probabilities[0], checkpoints[0]["model"])
 
 
 def describe_setup(args: Any, splits: tuple[Split, Split]) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def describe_setup(args: Any, splits: tuple[Split, Split]) -> dict[str, Any]:
         "shipped": shipped,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "processor": processor_name(args.device, args.threads),
-        "method": METHOD,
+        "method": stats.METHOD,
     }
 
 
@@ -201,10 +204,10 @@ def summarise(runs: NetworkRuns) -> dict[str, Summary]:
         "test_accuracy": describe(finals["test_accuracy"]),
         "over_images": describe(100 * runs.correct_shares),
         "mean_over_epochs": describe(runs.curves["test_accuracy"].mean(axis=1)),
-        "test_loss": describe(finals["test_loss"], LOSS),
-        "calibration_error": describe(runs.calibration_errors, PERCENT),
+        "test_loss": describe(finals["test_loss"], stats.LOSS),
+        "calibration_error": describe(runs.calibration_errors),
         "train_accuracy": describe(finals["train_accuracy"]),
-        "train_loss": describe(finals["train_loss"], LOSS),
+        "train_loss": describe(finals["train_loss"], stats.LOSS),
     }
 
 
@@ -217,27 +220,23 @@ def class_accuracies(runs: NetworkRuns, test_images: np.ndarray) -> dict[str, Su
 
 
 def network_differences(networks: Mapping[str, NetworkRuns]) -> dict[tuple[str, str], Difference]:
-    """Return the difference of each pair of networks that have seeds in common.
+    """Return (network of the higher mean, other) -> difference, of pairs with seeds in common.
 
     Paired by seed for the interval over the runs, by image for that over the test images.
-
-    Returns:
-        (network of the higher mean, the other) -> how much higher it is.
     """
     differences = {}
     for one, other in combinations(networks, 2):
-        both = np.intersect1d(networks[one].seeds, networks[other].seeds)
-        if not len(both):
+        seeds, places, other_places = np.intersect1d(
+            networks[one].seeds, networks[other].seeds, return_indices=True
+        )
+        if not len(seeds):
             continue
-        finals = [
-            networks[name].accuracies[np.isin(networks[name].seeds, both)] for name in (one, other)
-        ]
-        better, than = (one, other) if finals[0].mean() >= finals[1].mean() else (other, one)
-        sign = 1 if better == one else -1
-        gains = describe(sign * (finals[0] - finals[1]), POINTS)
-        images = networks[better].correct_shares - networks[than].correct_shares
-        over_images = describe(100 * images, POINTS).interval
-        differences[better, than] = Difference(gains.mean, gains.interval, over_images)
+        gains = networks[one].accuracies[places] - networks[other].accuracies[other_places]
+        images = networks[one].correct_shares - networks[other].correct_shares
+        better, than, sign = (one, other, 1) if gains.mean() >= 0 else (other, one, -1)
+        over_runs = describe(sign * gains, stats.POINTS)
+        over_images = describe(100 * sign * images, stats.POINTS).interval
+        differences[better, than] = Difference(over_runs.mean, over_runs.interval, over_images)
     return differences
 
 
@@ -248,8 +247,8 @@ def recipe_difference(new: NetworkRuns, old: NetworkRuns) -> Difference:
     """
     return Difference(
         float(new.accuracies.mean() - old.accuracies.mean()),
-        welch_interval(new.accuracies, old.accuracies),
-        describe(100 * (new.correct_shares - old.correct_shares), POINTS).interval,
+        stats.welch_interval(new.accuracies, old.accuracies),
+        describe(100 * (new.correct_shares - old.correct_shares), stats.POINTS).interval,
     )
 
 

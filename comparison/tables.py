@@ -1,6 +1,6 @@
 """Results as Markdown tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,13 +18,6 @@ from comparison.stats import format_interval, format_mean
 from model import TITLES
 from utils.augment import make_augmentation
 from utils.classes import CLASSES
-
-CALIBRATION = (
-    f"expected (Guo et al., 2017): the test images in {BINS} bins of equal width by the largest "
-    "probability, sum over the bins of their share of the images times \\|accuracy - mean of the "
-    "largest probability\\|"
-)
-SIGNIFICANT = "at the 95 % level, both over the runs and over the test images"
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
@@ -114,7 +107,7 @@ def setup_table(setup: Mapping[str, Any], rows: Mapping[str, str]) -> str:
     return markdown(["how", ""], [[name, text] for name, text in (dict(rows) | common).items()])
 
 
-def describe_seeds(seeds: list[int]) -> str:
+def describe_seeds(seeds: Sequence[int]) -> str:
     """Return "10 (seeds 0 to 9)"."""
     ends = f"s {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f" {seeds[0]}"
     return f"{len(seeds)} (seed{ends})"
@@ -143,8 +136,8 @@ def comparison_tables(comparison: Comparison, defaults: Mapping[str, Any]) -> st
         "epochs": str(settings["epochs"]),
         "other settings": ", ".join(changed) or "the defaults",
         "train accuracy and loss": training,
-        "calibration error": CALIBRATION,
-        "significant": SIGNIFICANT,
+        "calibration error": f"expected (Guo et al., 2017), in {BINS} bins",
+        "significant": "at the 95 % level, both over the runs and over the test images",
     }
     tables = [
         accuracy_table(comparison),

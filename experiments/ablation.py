@@ -79,14 +79,8 @@ def all_steps() -> dict[str, dict[str, Any]]:
     return steps
 
 
-# --- What it takes to be published ------------------------------------------------------------
-
-FULL = {"epochs": None, "val_size": VAL_SIZE}
-
-
-def full_keys() -> set[tuple[str, str]]:
-    """Return the keys of the whole study."""
-    return {(model_type, step) for model_type in NETWORKS for step in all_steps()}
+# What is published.
+FULL = {"epochs": None, "val_size": VAL_SIZE, "model_type": NETWORKS, "step": list(all_steps())}
 
 
 # --- Reporting --------------------------------------------------------------------------------
@@ -120,11 +114,8 @@ def render(study: Study) -> str:
         if rows:
             tables.append(markdown(heads, rows))
     rows_of_setup = {
-        "accuracy": f"percent of {study.setup['val_size']:,} validation images, the last of the "
-        "training set",
-        "runs per step": describe_seeds(list(range(study.setup["seeds"]))),
-        "gain": "percentage points, paired by seed, over the step above or, on top of the best "
-        "recipe, over that",
+        "accuracy": f"percent of {study.setup['val_size']:,} validation images",
+        "runs per step": describe_seeds(range(study.setup["seeds"])),
     }
     return "\n\n".join([*tables, setup_table(study.setup, rows_of_setup)])
 

@@ -34,17 +34,9 @@ SEEDS = 5
 # of the 8 means, 0.05 has higher ones than 0.02 in all and than 0.1 in 7, where a run diverged.
 LR = 0.05
 TARGETS = [95, 98]  # percent
-
-
-# --- What it takes to be published ------------------------------------------------------------
-
-FULL = {"steps": STEPS, "lr": LR, "val_size": 0}
-
-
-def full_keys() -> set[tuple[str, bool, int]]:
-    """Return the keys of the whole study."""
-    return {(name, augmented, size) for name in MODELS for augmented in (False, True)
-            for size in SIZES}  # fmt: skip
+# What is published.
+FULL = {"steps": STEPS, "lr": LR, "val_size": 0, "model_type": list(MODELS),
+        "augmented": [False, True], "images": SIZES}  # fmt: skip
 
 
 # --- Reporting --------------------------------------------------------------------------------
@@ -90,19 +82,13 @@ def render(study: Study) -> str:
             format_images(images_for(means(study, *column), target), sizes) for column in columns
         ]
         needed.append([f"for {target} %", *cells])
-    kind = "test images"
-    if setup["val_size"]:
-        kind = f"{setup['val_size']:,} validation images"
+    kind = f"{setup['val_size']:,} validation images" if setup["val_size"] else "the test images"
     rows = {
-        "accuracy": f"percent of the {kind}",
-        "runs of each": describe_seeds(list(range(setup["seeds"]))),
-        "steps": f"{setup['steps']:,} of {Args.batch_size} images, one test at the end",
-        "learning rate": f"one cycle up to {setup['lr']:g}",
-        "training sets": "nested, the same for every seed, with the classes' shares of the whole: "
-        "the j-th of a class's m images stands at place (j - 1/2) / m, and the images at the "
-        "lowest places are taken",
+        "accuracy": f"percent of {kind}",
+        "runs of each": describe_seeds(range(setup["seeds"])),
+        "training": f"{setup['steps']:,} steps of {Args.batch_size} images, one cycle of the "
+        f"learning rate up to {setup['lr']:g}",
         "augmented": ", ".join(f"{name} {value:g}" for name, value in AUGMENTED.items()),
-        "images needed": "interpolated between the means, linearly in the logarithm of the number",
     }
     return "\n\n".join(
         [

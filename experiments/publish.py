@@ -19,6 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/
 from utils.command import run_command  # isort: split
 
 import dataclasses
+import json
+
+import numpy as np
 
 from comparison.identity import run_folder
 from comparison.results import OF_A_RUN, Comparison, load_comparison, recipe_difference
@@ -91,23 +94,14 @@ def recipe_table(recipes: Mapping[str, Comparison]) -> str:
     return markdown([*heads, "over the test images", "verdict"], rows)
 
 
-def shared_pictures(comparison: Comparison) -> list[str]:
-    """Return the names of a comparison's pictures that show all networks, and of the filters."""
-    names = ["final", "digits", "hard_images"]
-    if comparison.setup["settings"]["epochs"] > 1:
-        names = ["accuracy", "loss", *names]
-    return [*names, "filters_LeNet5"] if "LeNet5" in comparison.networks else names
-
-
-def gallery(comparison: Comparison, recipe: str) -> str:
-    """Return a recipe's pictures as Markdown: those of all networks, links to the others."""
-    pictures = [f"![{name}]({name}_{recipe}.png)" for name in shared_pictures(comparison)]
-    links = [
-        f"- {TITLES[name]}: [confusion matrix](confusion_matrix_{name}_{recipe}.png), "
-        f"[most confident mistakes](misclassified_{name}_{recipe}.png)"
-        for name in comparison.networks
+def costs_table(path: Path) -> str:
+    """Return how long commands take, from what tests/benchmark.py --commands measured."""
+    costs = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        [f"`{command}`", f"{np.median(seconds):.0f}"]
+        for command, seconds in costs["seconds"].items()
     ]
-    return "\n\n".join([*pictures, "\n".join(links)])
+    return markdown([f"start-up included, on {costs['processor']}", "seconds"], rows)
 
 
 # --- What may be published --------------------------------------------------------------------
@@ -140,16 +134,14 @@ def recipe_of(comparison: Comparison) -> str:
 
 def check_study(name: str, study: Study) -> None:
     """Raise UserError unless this is the full study on the shipped data."""
-    module = STUDIES[name]
     if not study.setup["shipped"]:
         raise UserError(f"{study.setup['data']}: not the shipped data")
-    if study.setup["seeds"] < module.SEEDS:
-        raise UserError(f"{study.setup['seeds']} seeds, but {module.SEEDS} are needed")
-    for key, value in module.FULL.items():
-        if study.setup[key] != value:
-            raise UserError(f"{key} {study.setup[key]}, not {value}")
-    if study.accuracies.keys() != module.full_keys():
-        raise UserError("not the whole study")
+    if study.setup["seeds"] < STUDIES[name].SEEDS:
+        raise UserError(f"{study.setup['seeds']} seeds, but {STUDIES[name].SEEDS} are needed")
+    for key, value in STUDIES[name].FULL.items():
+        actual = study.values(key) if key in study.axes else study.setup[key]
+        if actual != value:
+            raise UserError(f"{key} {actual}, not {value}")
 
 
 def check_results(path: Path) -> str:
@@ -225,19 +217,16 @@ def table_files(sources: Mapping[str, Path]) -> Files:
     """Return both READMEs with the tables of all results, from name -> JSON."""
     recipes = {name: load_comparison(sources[name]) for name in RECIPES if name in sources}
     defaults = dataclasses.asdict(Args())
-    tables = {
-        name: f"{comparison_tables(comparison, defaults)}\n\n{gallery(comparison, name)}"
-        for name, comparison in recipes.items()
-    }
+    tables = {name: comparison_tables(comparison, defaults) for name, comparison in recipes.items()}
     tables["recipes"] = recipe_table(recipes)
     for name, module in STUDIES.items():
         if name in sources:
             tables[name] = module.render(load_study(sources[name]))
+    readme_tables = {"results": summary_table(recipes)}
+    if (costs := RUNS / "costs.json").is_file():
+        readme_tables["costs"] = costs_table(costs)
     page, readme = RESULTS / "README.md", Path("README.md")
-    return {
-        page: with_tables(page, tables),
-        readme: with_tables(readme, {"results": summary_table(recipes)}),
-    }
+    return {page: with_tables(page, tables), readme: with_tables(readme, readme_tables)}
 
 
 def main() -> None:

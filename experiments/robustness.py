@@ -71,6 +71,9 @@ PERTURBATIONS = {
         perturb.cover, "side in pixels", (0, 4, 7, 10, 14), 0, (4, 7, 14)
     ),
 }
+# What is published.
+FULL = {"epochs": Args.epochs, "recipe": list(FIRST_SEEDS), "model_type": list(MODELS),
+        "perturbation": list(PERTURBATIONS)}  # fmt: skip
 # (recipe, network) -> weights of its runs, in order of seed
 Weights = dict[tuple[str, str], list[dict[str, torch.Tensor]]]
 
@@ -155,17 +158,6 @@ def measure(weights: Weights, test: Split) -> dict[tuple[str, str, str, float], 
     return accuracies
 
 
-# --- What it takes to be published ------------------------------------------------------------
-
-FULL = {"epochs": Args.epochs}
-
-
-def full_keys() -> set[tuple[str, str, str, float]]:
-    """Return the keys of the whole study."""
-    return {(recipe, model_type, name, strength) for recipe in FIRST_SEEDS for model_type in MODELS
-            for name, about in PERTURBATIONS.items() for strength in about.strengths}  # fmt: skip
-
-
 # --- Reporting --------------------------------------------------------------------------------
 
 
@@ -201,25 +193,11 @@ def render(study: Study) -> str:
             means = {s: study.summary(*column, name, s).mean for s in about.strengths}
             cells.append(failures(means, about.neutral))
         limits.append([title, *cells])
-    seeds = {
-        recipe: describe_seeds(list(range(first, first + study.setup["seeds"])))
-        for recipe, first in FIRST_SEEDS.items()
-    }
+    count = study.setup["seeds"]
+    seeds = [f"`{name}` {describe_seeds(range(n, n + count))}" for name, n in FIRST_SEEDS.items()]
     rows = {
         "accuracy": f"percent of {study.setup['images']:,} perturbed test images",
-        "runs of each network": ", ".join(f"`{recipe}` {text}" for recipe, text in seeds.items()),
-        "perturbed": "the pixels, 0 to 255, before deskewing and normalisation; deskewing, part of "
-        "`best`, centres the digit again",
-        "shift": "in a random direction",
-        "rotation": "to the left or to the right at random",
-        "scale": "from the centre",
-        "interpolation": "bilinear, of these three; beyond the edge is black",
-        "noise": "Gaussian, clipped to 0 to 255",
-        "blur": "Gaussian",
-        "contrast": "each pixel's difference from the mean of its image times the factor",
-        "covered square": "black, at a random place",
-        "random numbers": f"for each image, with the seed {SEED}, the same for every network and "
-        "strength",
+        "runs of each network": ", ".join(seeds),
     }
     limit_head = f"strength at which the mean falls below {LIMIT} %, interpolated linearly"
     return "\n\n".join(

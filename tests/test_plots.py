@@ -98,7 +98,7 @@ def test_ticks_of_final_accuracies_are_no_finer_than_the_data(drawn, recipe):
     networks = results(recipe).networks
     summaries = {name: summarise(runs)["test_accuracy"] for name, runs in networks.items()}
     accuracies = {name: runs.accuracies for name, runs in networks.items()}
-    plots.plot_finals(accuracies, summaries, "Test accuracy (%)")
+    plots.plot_finals(accuracies, summaries)
     (axis,) = drawn[0].axes
     assert np.diff(axis.get_xticks()).min() >= 0.1 - 1e-9  # ten test images
     labels = [label.get_text() for label in axis.get_yticklabels()]
@@ -108,7 +108,7 @@ def test_ticks_of_final_accuracies_are_no_finer_than_the_data(drawn, recipe):
 
 def test_intervals_of_two_runs_far_apart_end_where_accuracies_do(drawn):
     finals = np.array([40.0, 99.0])
-    plots.plot_finals({"LeNet5": finals}, {"LeNet5": describe(finals)}, "Test accuracy (%)")
+    plots.plot_finals({"LeNet5": finals}, {"LeNet5": describe(finals)})
     plots.plot_classes({"LeNet5": {"3": describe(finals)}})
     ends = [figure.axes[0].collections[-1].get_segments()[0] for figure in drawn]
     assert [ends[0][:, 0].tolist(), ends[1][:, 1].tolist()] == [[0, 100], [0, 100]]
