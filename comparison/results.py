@@ -178,15 +178,18 @@ def _evaluate_network(
 def describe_setup(args: Any, splits: tuple[Split, Split]) -> dict[str, Any]:
     """Return what JSON says of how numbers were made: data, whether shipped, versions, method."""
     training, evaluation = splits
-    kind = "validation" if args.val_size else "test"
+    kind = "test"
+    digests = {"train": digest(training), "test": digest(evaluation)}
     if args.val_size:
-        digests = {"train": digest(Split(*map(torch.cat, zip(*splits, strict=True))))}
-    else:
-        digests = {"train": digest(training), "test": digest(evaluation)}
+        kind = "validation"
+        images = torch.cat([training.images, evaluation.images])
+        labels = torch.cat([training.labels, evaluation.labels])
+        digests = {"train": digest(Split(images, labels))}
     shipped = all(SHIPPED[name] == value for name, value in digests.items())
+    name = "MNIST" if shipped else f"folder {args.data_dir}"
+    sizes = f"{len(training.labels):,} training and {len(evaluation.labels):,} {kind} images"
     return {
-        "data": f"{'MNIST' if shipped else f'folder {args.data_dir}'}, {len(training.labels):,} "
-        f"training and {len(evaluation.labels):,} {kind} images",
+        "data": f"{name}, {sizes}",
         "shipped": shipped,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "processor": processor_name(args.device, args.threads),

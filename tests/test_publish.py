@@ -276,7 +276,9 @@ def test_publishing_writes_tables_pictures_json_and_the_first_weights(compared, 
     assert comparison_tables(comparison, defaults) in page
     assert publish.summary_table({"tiny": comparison}) in Path("README.md").read_text()
     pictures = {path.name for path in publish.RESULTS.glob("*.png")}
-    assert pictures == set(re.findall(r"\]\((.*?\.png)\)", page)) and len(pictures) == 5
+    assert pictures == {f"{name}_tiny.png" for name in (
+        "final", "digits", "hard_images", "confusion_matrix_CustomMLP", "misclassified_CustomMLP",
+    )}  # fmt: skip
     settings, weights = load_weights("data/weights/CustomMLP.pt")
     assert settings == {"model_type": "CustomMLP", "deskew": False, "temperature": 0.75}
     (folder,) = RUNS.glob("compare/*/CustomMLP-*-seed3")
@@ -313,7 +315,7 @@ def test_a_trial_of_a_study_is_not_published(tmp_path):
         path.write_bytes(pack_study(dataclasses.replace(whole, setup=whole.setup | change)))
         with pytest.raises(publish.UserError, match=tells):
             publish.check_results(path)
-    few = dict(list(whole.accuracies.items())[1:])
+    few = {key: values for key, values in whole.accuracies.items() if key[0] == "LeNet5"}
     path.write_bytes(pack_study(dataclasses.replace(whole, accuracies=few)))
-    with pytest.raises(publish.UserError, match="not the whole study"):
+    with pytest.raises(publish.UserError, match="model_type"):
         publish.check_results(path)
