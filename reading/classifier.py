@@ -1,8 +1,11 @@
-"""A trained network with what it takes to use it: from uint8 images to logits."""
+"""A trained network with what it takes to use it: from uint8 images to calibrated logits."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dataset import normalise
@@ -12,6 +15,7 @@ from utils.checkpoint import load_weights, put_weights
 from utils.files import UserError
 
 BATCH = 1000  # images; without gradients larger batches are faster
+UNCERTAIN = 0.5  # a digit of a lower probability is shown as ?, for a person to read
 
 
 class Classifier(nn.Module):
@@ -46,7 +50,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, 10]."""
+        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, classes]."""
         prepared = normalise(images.squeeze(1))
         prepared = deskew_batch(prepared) if self.deskewed else prepared
         return self.network(prepared) / self.temperature
@@ -59,10 +63,33 @@ def load_classifier(source: str | Path) -> Classifier:
         UserError: if it is missing, damaged, or of another network than model.py has.
     """
     settings, weights = load_weights(str(source))
-    return Classifier(settings["model_type"], settings["deskew"], weights, str(source))
+    return Classifier(
+        settings["model_type"], settings["deskew"], weights, str(source), settings["temperature"]
+    )
 
 
 @torch.inference_mode()
 def classify(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
-    """Return logits float32 [N, 10] of images uint8 [N, 28, 28]."""
+    """Return logits float32 [N, classes] of images uint8 [N, 28, 28]."""
     return torch.cat([classifier(batch) for batch in images.unsqueeze(1).split(BATCH)])
+
+
+def probabilities(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    """Return the probabilities float32 [N, classes] of images uint8 [N, 28, 28]."""
+    return classify(classifier, torch.from_numpy(images)).softmax(dim=1).numpy()
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the temperature, between 0.1 and 10, that minimises the loss (Guo et al., 2017).
+
+    Args:
+        logits: float [N, classes], undivided, of images that the network was not trained on.
+        labels: int64 [N].
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(logits.double() / math.exp(log_temperature), labels).item()
+
+    limit = math.log(10)
+    return math.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x)
