@@ -12,10 +12,11 @@ from dataset import normalise
 from model import MODELS
 from utils.augment import deskew_batch
 from utils.checkpoint import load_weights, put_weights
+from utils.classes import CLASSES
 from utils.files import UserError
 
 BATCH = 1000  # images; without gradients larger batches are faster
-UNCERTAIN = 0.5  # a digit of a lower probability is shown as ?, for a person to read
+UNCERTAIN = 0.5  # digits of a lower probability are shown as ?
 
 
 class Classifier(nn.Module):
@@ -77,6 +78,11 @@ def classify(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
 def probabilities(classifier: Classifier, images: np.ndarray) -> np.ndarray:
     """Return the probabilities float32 [N, classes] of images uint8 [N, 28, 28]."""
     return classify(classifier, torch.from_numpy(images)).softmax(dim=1).numpy()
+
+
+def name_digit(shares: np.ndarray) -> str:
+    """Return the class of the largest of the probabilities [classes], ? if that is below 50 %."""
+    return CLASSES[shares.argmax()] if shares.max() >= UNCERTAIN else "?"
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:

@@ -63,4 +63,4 @@ def export_onnx(classifier: Classifier, name: str, path: Path, images: torch.Ten
     if difference > 1e-4 or (logits.argmax(axis=1) != expected.argmax(axis=1)).any():
         raise UserError(f"{path}: not written, as onnxruntime's logits differ by {difference:.2g}")
     atomic_write(path, content)
-    print(f"{path}: {len(images):,} images, largest difference to PyTorch's logits {difference:.1g}")
+    print(f"{path}: {len(images):,} images, logits at most {difference:.1g} from PyTorch's")

@@ -122,16 +122,17 @@ def _open_archive(path: Path) -> Iterator[_BoundedReader]:
         yield _BoundedReader(content)
 
 
-def _image_name(member: tarfile.TarInfo, split: str) -> str | None:
+def _image_name(member: tarfile.TarInfo, split: str | None) -> str | None:
     """Return the file name of an image's member, None for what is skipped; else ValueError."""
     parts = member.name.split("/")
     if member.isdir() or parts[0] == "__MACOSX" or parts[-1].startswith(("._", ".DS_Store")):
         return None
     if not member.isreg():
         raise ValueError("a link, a device or another special file")
-    match = re.fullmatch(rf"(?:\./)*{split}/([^/\\]+)", member.name)
+    folder = "[^/]+" if split is None else re.escape(split)
+    match = re.fullmatch(rf"(?:\./)*{folder}/([^/\\]+)", member.name)
     if not match:
-        raise ValueError(f"the name is not {split}/{{ID}}_{{Label}}.png")
+        raise ValueError(f"the name is not {split or 'FOLDER'}/{{ID}}_{{Label}}.png")
     if member.size > MAX_MEMBER_BYTES:
         raise ValueError(f"{member.size:,} bytes are too many for a 28x28 image")
     return match[1]
@@ -146,10 +147,11 @@ def _bad_archive(path: Path, member: str | None, error: Exception) -> UserError:
     )
 
 
-def read_archive(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
+def read_archive(path: Path, split: str | None) -> Iterator[tuple[str, bytes]]:
     """Yield (file name, content) of every image of an archive, in its order.
 
-    No name in the archive is used as a path: only {ID}_{Label}.png in the split's folder is taken.
+    No name in the archive is used as a path: only {ID}_{Label}.png in the split's folder is taken,
+    in any folder if split is None.
 
     Raises:
         UserError: naming archive and member, for whatever is no image's file, is there twice or
@@ -182,7 +184,8 @@ def read_archive(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
     except READ_ERRORS as error:
         raise _bad_archive(path, last, error) from error
     if not seen:
-        raise _bad_archive(path, None, ValueError(f"no images {split}/{{ID}}_{{Label}}.png in it"))
+        folder = split or "FOLDER"
+        raise _bad_archive(path, None, ValueError(f"no images {folder}/{{ID}}_{{Label}}.png in it"))
 
 
 def decode_member(path: Path, member: str, content: bytes) -> np.ndarray:
