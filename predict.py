@@ -20,7 +20,6 @@ import argparse
 import functools
 import io
 import json
-import math
 import os
 import re
 import sys
@@ -36,13 +35,7 @@ from PIL import Image
 from dataset import MNIST, Split
 from model import MODELS, TITLES
 from reading import page, plots
-from reading.classifier import (
-    Classifier,
-    classify,
-    load_classifier,
-    name_digit,
-    probabilities,
-)
+from reading.classifier import Classifier, classify, load_classifier, name_digit, probabilities
 from utils.archives import SUFFIXES, decode_member, list_images, parse_name, read_archive
 from utils.checkpoint import find_weights
 from utils.classes import CLASSES
@@ -100,7 +93,7 @@ def describe_picture(path: Path, digits: Sequence[Any], shares: np.ndarray) -> s
     if len(digits) == 1:
         return f"{readable(path)}: {text} ({percent:.1f} %)"
     # Rounded down, as only certainty is 100 %, and only what is ? below 50 %.
-    least = f"{text[worst]} at line {digits[worst].line}, {math.floor(percent)} %"
+    least = f"{text[worst]} at line {digits[worst].line}, {int(percent)} %"
     return f"{readable(path)}: {len(digits)} digits, {text} (least certain: {least})"
 
 
@@ -158,7 +151,9 @@ def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
             written = write_crops(flags.crops, reading.digits, shares)
             print(written, file=sys.stderr if flags.json else sys.stdout)
         if len(previews) < plots.MAX_PICTURES:
-            previews.append(plots.make_preview(path.name, picture, reading.digits, shares))
+            small = picture.reduce(-(-max(picture.size) // plots.PREVIEW_SIDE))
+            preview = plots.Preview(path.name, small, picture.size, reading.digits, shares)
+            previews.append(preview)
     if previews:
         note = f" (the first {len(previews)} of {read})" if read > len(previews) else ""
         plot = functools.partial(plots.plot_predictions, previews)

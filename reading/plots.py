@@ -14,33 +14,23 @@ MAX_TILES = 12  # of a picture with more digits the picture alone is drawn, larg
 DOUBTFUL = 0.9  # digits of a lower probability stand out
 COLOUR, DOUBTFUL_COLOUR, OTHER_COLOUR = "#0072B2", "#D55E00", "#999999"
 PREVIEW_SIDE = 1500  # pixels; larger pictures are drawn from a reduced copy
-LARGE, SMALL = (10, 10), (6, 2.5)  # width and height that a picture fits into; small beside tiles
+LARGE, SMALL = (10.0, 10.0), (6.0, 2.5)  # width and height that a picture fits into; small beside tiles
 TILE_WIDTH, TILE_HEIGHT, TILE_COLUMNS = 1.2, 1.7, 4
 MARGIN, TITLE = 0.15, 0.5
 
 
 class Preview(NamedTuple):
-    """What is drawn of a picture that was read.
+    """A picture that was read, as it is drawn.
 
-    The picture is uint8 [H, W, 3], boxes are float [N, 4] in its pixels (left, top, right,
-    bottom), images uint8 [N, 28, 28], shares the probabilities float [N, classes].
+    The picture may be a reduced copy of one of that size in pixels, in which the digits have their
+    boxes (left, top, right, bottom); shares are the probabilities float [N, classes].
     """
 
     name: str
-    picture: np.ndarray
-    boxes: np.ndarray
-    images: np.ndarray
+    picture: Image.Image
+    size: tuple[int, int]
+    digits: Sequence[Any]
     shares: np.ndarray
-
-
-def make_preview(
-    name: str, picture: Image.Image, digits: Sequence[Any], shares: np.ndarray
-) -> Preview:
-    """Return what is drawn of a picture RGB and its digits, small enough to keep."""
-    step = -(-max(picture.size) // PREVIEW_SIDE)
-    boxes = np.array([digit.box for digit in digits]) / step
-    images = np.stack([digit.image for digit in digits])
-    return Preview(name, np.asarray(picture.reduce(step)), boxes, images, shares)
 
 
 def plot_predictions(previews: Sequence[Preview]) -> bytes:
@@ -67,14 +57,13 @@ def plot_predictions(previews: Sequence[Preview]) -> bytes:
 
 def _sizes(preview: Preview) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return (width, height) of a picture and of its tiles; these are 0 for many digits."""
-    (width, height), tiles, count = LARGE, (0.0, 0.0), len(preview.images)
+    (width, height), tiles, count = LARGE, (0.0, 0.0), len(preview.digits)
     if count <= MAX_TILES:
         rows = -(-count // TILE_COLUMNS)
         tiles = TILE_WIDTH * min(count, TILE_COLUMNS), TILE_HEIGHT * rows
         width, height = SMALL[0], max(SMALL[1], tiles[1])
-    rows, columns = preview.picture.shape[:2]
-    scale = min(width / columns, height / rows)
-    return (scale * columns, scale * rows), tiles
+    scale = min(width / preview.size[0], height / preview.size[1])
+    return (scale * preview.size[0], scale * preview.size[1]), tiles
 
 
 def _add_axes(figure: Any, left: float, top: float, width: float, height: float) -> Any:
@@ -91,12 +80,14 @@ def _add_axes(figure: Any, left: float, top: float, width: float, height: float)
 def _draw_picture(axis: Any, preview: Preview) -> None:
     from matplotlib.patches import Rectangle
 
-    axis.imshow(preview.picture, aspect="auto")
-    points = 72 * axis.bbox.height / axis.figure.dpi / preview.picture.shape[0]  # per pixel
-    for (left, top, right, bottom), shares in zip(preview.boxes, preview.shares, strict=True):
+    width, height = preview.size
+    axis.imshow(preview.picture, extent=(0, width, height, 0), aspect="auto")
+    points = 72 * axis.bbox.height / axis.figure.dpi / height  # per pixel
+    for digit, shares in zip(preview.digits, preview.shares, strict=True):
+        left, top, right, bottom = digit.box
         text, colour = name_digit(shares), COLOUR
         if shares.max() < DOUBTFUL:
-            text, colour = f"{text} {100 * shares.max():.0f} %", DOUBTFUL_COLOUR
+            text, colour = f"{text} {int(100 * shares.max())} %", DOUBTFUL_COLOUR
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour))
         size = np.clip(0.35 * (bottom - top) * points, 6, 12)
         label = {"facecolor": colour, "lw": 0, "pad": 1}
@@ -107,10 +98,10 @@ def _draw_picture(axis: Any, preview: Preview) -> None:
 def _draw_tiles(axis: Any, preview: Preview) -> None:
     """Draw digits 1 x 1 in rows, each under its prediction and over bars of its probabilities."""
     bar = 1 / len(CLASSES)
-    for index, (image, shares) in enumerate(zip(preview.images, preview.shares, strict=True)):
+    for index, (digit, shares) in enumerate(zip(preview.digits, preview.shares, strict=True)):
         row, column = divmod(index, TILE_COLUMNS)
         x, y = TILE_WIDTH * column + 0.1, TILE_HEIGHT * row + 0.2
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
+        axis.imshow(digit.image, cmap="gray", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
         caption = f"{name_digit(shares)} ({100 * shares.max():.1f} %)"
         axis.text(x + 0.5, y - 0.03, caption, size=9, ha="center", va="bottom")
         places = x + bar * (np.arange(len(CLASSES)) + 0.5)
