@@ -267,7 +267,7 @@ def test_labelled_images_of_folders_and_archives(place, real, cli):
     images = [("test/" + name, content) for name, content in real["test"][:100]]
     for index in range(30):
         name, content = images[index]
-        images[index] = f"{name[:11]}_{(int(name[11:12]) + 1) % 10}.png", content
+        images[index] = f"{name[:11]}{(int(name[11]) + 1) % 10}.png", content
     Path("dig(1.tar").write_bytes(tar_bytes(images))
     code, out, err = cli(predict, "--test", "dig(1.tar", "--model_type", "CustomMLP")
     assert (code, err) == (0, "")
