@@ -14,7 +14,7 @@ MAX_TILES = 12  # of a picture with more digits the picture alone is drawn, larg
 DOUBTFUL = 0.9  # digits of a lower probability stand out
 COLOUR, DOUBTFUL_COLOUR, OTHER_COLOUR = "#0072B2", "#D55E00", "#999999"
 PREVIEW_SIDE = 1500  # pixels; larger pictures are drawn from a reduced copy
-LARGE, SMALL = (10.0, 10.0), (6.0, 2.5)  # width and height that a picture fits into; small beside tiles
+LARGE, SMALL = (10.0, 10.0), (6.0, 2.5)  # what a picture fits into: alone, beside tiles
 TILE_WIDTH, TILE_HEIGHT, TILE_COLUMNS = 1.2, 1.7, 4
 MARGIN, TITLE = 0.15, 0.5
 
