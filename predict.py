@@ -251,6 +251,11 @@ def write_page(path: Path, run: str | None) -> None:
     print(path)
 
 
+def run_name(source: Path) -> str:
+    """Return what a file of weights is called: the name of its run, or its own."""
+    return source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
+
+
 # --- The command ------------------------------------------------------------------------------
 
 
@@ -290,14 +295,14 @@ def main() -> None:
     if flags.run is None and not shipped.is_file():
         raise UserError(f"{shipped}: no such weights are shipped; pass --run with a run of yours")
     source = find_weights(str(shipped) if flags.run is None else flags.run)
-    run = source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
     classifier = load_classifier(source)
     if flags.test:
-        test_images(classifier, flags.test, run)
+        test_images(classifier, flags.test, run_name(source))
     elif flags.export:
         from reading.onnx import export_onnx
 
-        export_onnx(classifier, run, flags.export, shipped_test_images().images[:1000])
+        images = shipped_test_images().images[:1000]
+        export_onnx(classifier, run_name(source), flags.export, images)
     else:
         read_pictures(classifier, flags)
 
