@@ -1,12 +1,17 @@
 """Read handwritten digits with a trained network: in pictures, in a browser, in your own program.
 
-    python predict.py photo.jpg row.png                    what the pictures show
+    python predict.py photo.jpg sheet.jpg                  what the pictures show
     python predict.py sheet.jpg --crops my_digits/train    also keep every digit as a 28x28 image
-    python predict.py --test my_digits/test                loss and accuracy on labelled images
+    python predict.py --test my_digits/test                accuracy on labelled images
     python predict.py --page docs/index.html               a web page to draw on
     python predict.py --export lenet5.onnx                 a file for ONNX runtimes
 
 The shipped weights in data/weights/ read them, or those of a run of yours: --run NAME.
+
+A picture's line says how many digits were found and which of them is least certain:
+sheet.jpg: 48 digits, 0123... (least certain: 8 at line 3, 65 %). Below 50 % a digit is shown as ?,
+with its guess in --json. Warnings on stderr name what may be missing; plots/predictions.png shows
+every digit.
 """
 
 from utils.command import run_command  # isort: split
@@ -15,70 +20,98 @@ import argparse
 import functools
 import io
 import json
+import os
+import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from comparison.analysis import confusion
-from comparison.plots import plot_confusion
-from comparison.stats import format_interval, proportion_interval
 from dataset import MNIST, Split
 from model import MODELS, TITLES
 from reading import page, plots
-from reading.classifier import Classifier, classify, load_classifier
-from reading.onnx import export_onnx
-from reading.photos import Digit, find_digits, open_picture
+from reading.classifier import Classifier, classify, load_classifier, name_digit, probabilities
 from utils.archives import SUFFIXES, decode_files, list_images, parse_name, read_archive
 from utils.checkpoint import find_weights
+from utils.classes import CLASSES
 from utils.files import PLOTS, UserError, acquire_lock, atomic_write, write_all
 from utils.settings import Parser, check_choice
 
+# matplotlib, scipy and onnxruntime take longer to import than PyTorch: where they are needed.
+
 DATA = Path(__file__).parent / "data"  # what this repository ships
 WEIGHTS = DATA / "weights"
+MAX_LISTED = 20  # misclassified images
 
 
-def classify_digits(classifier: Classifier, digits: list[Digit]) -> np.ndarray:
-    """Return the probabilities float32 [N, 10] of digits found in a picture."""
-    images = torch.from_numpy(np.stack([digit.image for digit in digits]))
-    return classify(classifier, images).softmax(dim=1).numpy()
+def readable(text: object) -> str:
+    """Return a text with escapes in place of what can't be printed, as file names may hold."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def draw(path: Path, plot: Callable[[], bytes], note: str = "", quiet: bool = False) -> None:
+    """Write a plot and say so. What prevents it is a warning: the results are printed already."""
+    try:
+        atomic_write(path, plot())
+    except Exception as error:  # fonts, pixels and disks fail in many ways
+        print(f"warning: {readable(path)} is not drawn: {readable(error)}", file=sys.stderr)
+        return
+    if not quiet:
+        print(f"{readable(path)}{note}")
 
 
 # --- Pictures ---------------------------------------------------------------------------------
 
 
-def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, list[Digit], np.ndarray]:
-    """Return a picture, its digits, and their probabilities float [N, 10].
+def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any, np.ndarray]:
+    """Return a picture, its Reading, and its digits' probabilities float [N, classes].
 
     Raises:
         UserError: if it can't be opened, or shows no digits or too many.
     """
+    from reading.photos import find_digits, open_picture
+
     picture = open_picture(path)
     try:
-        digits = find_digits(picture)
+        reading = find_digits(picture, lambda images: probabilities(classifier, images))
     except ValueError as error:
-        raise UserError(
-            f"{path}: {error}; show nothing but paper, closer, with digits in dark ink or in chalk"
-        ) from error
-    return picture, digits, classify_digits(classifier, digits)
+        raise UserError(f"{path}: {error}") from error
+    images = np.stack([digit.image for digit in reading.digits])
+    return picture, reading, probabilities(classifier, images)
 
 
-def describe_picture(path: Path, digits: list[Digit], shares: np.ndarray, as_json: bool) -> str:
-    """Return the line for a picture: path: digits (probability of the least certain one)."""
-    text = "".join(str(digit) for digit in shares.argmax(axis=1))
-    if not as_json:
-        return f"{path}: {text} ({100 * shares.max(axis=1).min():.1f} %)"
-    boxes = [digit.box for digit in digits]
-    probabilities = shares.astype(float).round(6).tolist()
-    return json.dumps(
-        {"picture": str(path), "digits": text, "boxes": boxes, "probabilities": probabilities}
-    )
+def describe_picture(path: Path, digits: Sequence[Any], shares: np.ndarray) -> str:
+    """Return the line for a picture: what was read, and which digit is least certain."""
+    text = "".join(name_digit(row) for row in shares)
+    worst = shares.max(axis=1).argmin()
+    percent = 100 * shares[worst].max()
+    if len(digits) == 1:
+        return f"{readable(path)}: {text} ({percent:.1f} %)"
+    # Rounded down, as only certainty is 100 %, and only what is ? below 50 %.
+    least = f"{text[worst]} at line {digits[worst].line}, {int(percent)} %"
+    return f"{readable(path)}: {len(digits)} digits, {text} (least certain: {least})"
 
 
-def write_crops(folder: Path, digits: list[Digit], shares: np.ndarray) -> str:
+def to_json(path: Path, reading: Any, shares: np.ndarray) -> str:
+    """Return a picture's JSON object; its digits are the best guesses, the uncertain ones too."""
+    content = {
+        "picture": str(path),
+        "digits": "".join(CLASSES[label] for label in shares.argmax(axis=1)),
+        "uncertain": [i for i, row in enumerate(shares) if name_digit(row) == "?"],
+        "lines": [digit.line for digit in reading.digits],
+        "boxes": [[int(edge) for edge in digit.box] for digit in reading.digits],
+        "probabilities": shares.astype(float).round(6).tolist(),
+        "warnings": reading.warnings,
+    }
+    return json.dumps(content)
+
+
+def write_crops(folder: Path, digits: Sequence[Any], shares: np.ndarray) -> str:
     """Write digits as {ID}_{Label}.png, labelled as they were read, with IDs the folder lacks.
 
     Returns:
@@ -94,73 +127,98 @@ def write_crops(folder: Path, digits: list[Digit], shares: np.ndarray) -> str:
     write_all(files)
     written = [path.name for path in files]
     doubtful = written[shares.max(axis=1).argmin()]
-    return f"{folder}: {written[0]} to {written[-1]}, least certain {doubtful}"
+    return f"{readable(folder)}: {written[0]} to {written[-1]}, least certain {doubtful}"
 
 
 def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
     """Read all pictures, print a line for each, draw them; exits with 2 if one can't be read."""
-    shown: list[tuple[str, np.ndarray, list[Digit], np.ndarray]] = []
-    failed = 0
+    previews: list[plots.Preview] = []
+    read = 0
     # Held to the end, so that another process does not take the same IDs.
     _lock = acquire_lock(flags.crops, timeout=-1) if flags.crops else None
     for path in flags.pictures:
         try:
-            picture, digits, shares = read_picture(classifier, path)
+            picture, reading, shares = read_picture(classifier, path)
         except UserError as error:
-            print(error, file=sys.stderr)
-            failed += 1
+            print(readable(error), file=sys.stderr)
             continue
-        print(describe_picture(path, digits, shares, flags.json), flush=True)
+        read += 1
+        for warning in reading.warnings:
+            print(f"warning: {readable(path)}: {warning}", file=sys.stderr)
+        line = describe_picture(path, reading.digits, shares)
+        print(to_json(path, reading, shares) if flags.json else line, flush=True)
         if flags.crops:
-            written = write_crops(flags.crops, digits, shares)
+            written = write_crops(flags.crops, reading.digits, shares)
             print(written, file=sys.stderr if flags.json else sys.stdout)
-        if len(shown) < plots.MAX_PICTURES:
-            shown.append((path.name, np.asarray(picture), digits, shares))
-    if shown:
-        path = PLOTS / "predictions.png"
-        atomic_write(path, plots.plot_predictions(shown))
-        count = len(flags.pictures) - failed
-        if not flags.json:
-            more = f" (the first {len(shown)} of {count})" if count > len(shown) else ""
-            print(f"{path}{more}")
-    if failed:
+        if len(previews) < plots.MAX_PICTURES:
+            small = picture.reduce(-(-max(picture.size) // plots.PREVIEW_SIDE))
+            preview = plots.Preview(path.name, small, picture.size, reading.digits, shares)
+            previews.append(preview)
+    if previews:
+        note = f" (the first {len(previews)} of {read})" if read > len(previews) else ""
+        plot = functools.partial(plots.plot_predictions, previews)
+        draw(PLOTS / "predictions.png", plot, note, quiet=flags.json)
+    if read < len(flags.pictures):
         sys.exit(2)
 
 
 # --- Labelled images --------------------------------------------------------------------------
 
 
-def load_images(source: Path) -> Split:
-    """Return the labelled images of a folder, or of an archive without extracting it.
+def load_images(source: Path) -> tuple[list[str], Split]:
+    """Return names and images of a folder, or of an archive without extracting it.
 
     Raises:
         UserError: if there is nothing to read, or a file is not as it should be.
     """
     if not source.is_file():
         folder = MNIST(source)
-        return Split(folder.images, folder.labels)
+        return folder.names, Split(folder.images, folder.labels)
     if not source.name.endswith(SUFFIXES):
         raise UserError(f"{source}: neither a folder nor an archive ({', '.join(SUFFIXES)})")
     _, files = read_archive(source)
-    labels = [parse_name(name)[1] for name in files]
-    return Split(torch.from_numpy(decode_files(source, files)), torch.tensor(labels))
+    labels = torch.tensor([parse_name(name)[1] for name in files])
+    return list(files), Split(torch.from_numpy(decode_files(source, files)), labels)
 
 
-def test_images(classifier: Classifier, source: Path, name: str) -> None:
-    """Print loss and accuracy on labelled images, and draw the confusion matrix."""
-    images, labels = load_images(source)
+def test_images(classifier: Classifier, source: Path, run: str) -> None:
+    """Print loss, accuracy and misclassified images; draw these and the confusion matrix."""
+    from comparison.analysis import confusion
+    from comparison.stats import format_interval, proportion_interval
+
+    names, (images, labels) = load_images(source)
     logits = classify(classifier, images)
-    predictions = logits.argmax(dim=1)
-    hits = int((predictions == labels).sum())
-    counts = confusion(predictions.unsqueeze(0).numpy(), labels.numpy())
+    shares, predictions = logits.softmax(dim=1).numpy(), logits.argmax(dim=1).numpy()
+    wrong = np.flatnonzero(predictions != labels.numpy())
+    wrong = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")]
+    hits = len(labels) - len(wrong)
     print(
-        f"{name} on {source}: {len(labels):,} images, loss "
+        f"{run} on {readable(source)}: {len(labels):,} images, loss "
         f"{F.cross_entropy(logits, labels).item():.4f}, accuracy {100 * hits / len(labels):.2f} % "
         f"{format_interval(proportion_interval(hits, len(labels)), 2)}"
     )
-    path = PLOTS / f"confusion_matrix_{name}.png"
-    atomic_write(path, plot_confusion(TITLES[classifier.model_type], counts, 1))
-    print(path)
+    for index in wrong[:MAX_LISTED]:
+        guess = f"{CLASSES[predictions[index]]} ({100 * shares[index].max():.1f} %)"
+        print(f"misclassified: {names[index]} as {guess}")
+    if len(wrong) > MAX_LISTED:
+        print(f"misclassified: {len(wrong) - MAX_LISTED:,} more, with lower probabilities")
+
+    from comparison.plots import plot_confusion, plot_misclassified  # after the results: slow
+
+    name, title = f"{run}_{name_data(source)}.png", TITLES[classifier.model_type]
+    counts = confusion(predictions[None], labels.numpy())
+    draw(PLOTS / f"confusion_matrix_{name}", lambda: plot_confusion(title, counts, 1))
+    if len(wrong):
+        data = images.numpy() / 255, labels.numpy(), shares
+        draw(PLOTS / f"misclassified_{name}", lambda: plot_misclassified(title, *data))
+
+
+def name_data(source: Path) -> str:
+    """Return a name for plots of a folder or an archive, another for each: data-test.tar.xz."""
+    path = Path(os.path.abspath(source))
+    if Path.cwd() in path.parents:
+        path = path.relative_to(Path.cwd())
+    return re.sub(r"[/\\:]+", "-", str(path)).strip("-")[-60:]  # names have up to 255 bytes
 
 
 # --- Page and ONNX ----------------------------------------------------------------------------
@@ -169,7 +227,7 @@ def test_images(classifier: Classifier, source: Path, name: str) -> None:
 @functools.cache
 def shipped_test_images() -> Split:
     """Return MNIST's 10,000 test images from this repository's archive."""
-    return load_images(DATA / "test.tar.xz")
+    return load_images(DATA / "test.tar.xz")[1]
 
 
 def write_page(path: Path, run: str | None) -> None:
@@ -190,6 +248,11 @@ def write_page(path: Path, run: str | None) -> None:
     text = page.render_page(networks, images.numpy()[chosen], labels.numpy()[chosen])
     atomic_write(path, text.encode())
     print(path)
+
+
+def run_name(source: Path) -> str:
+    """Return what a file of weights is called: the name of its run, or its own."""
+    return source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
 
 
 # --- The command ------------------------------------------------------------------------------
@@ -233,10 +296,12 @@ def main() -> None:
     source = find_weights(str(shipped) if flags.run is None else flags.run)
     classifier = load_classifier(source)
     if flags.test:
-        name = source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
-        test_images(classifier, flags.test, name)
+        test_images(classifier, flags.test, run_name(source))
     elif flags.export:
-        export_onnx(classifier, source, flags.export, shipped_test_images().images[:1000])
+        from reading.onnx import export_onnx
+
+        images = shipped_test_images().images[:1000]
+        export_onnx(classifier, run_name(source), flags.export, images)
     else:
         read_pictures(classifier, flags)
 

@@ -1,17 +1,22 @@
-"""A trained network with what it takes to use it: from uint8 images to logits."""
+"""A trained network with what it takes to use it: from uint8 images to calibrated logits."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dataset import normalise
 from model import MODELS
 from utils.augment import deskew_batch
 from utils.checkpoint import load_weights, put_weights
+from utils.classes import CLASSES
 from utils.files import UserError
 
 BATCH = 1000  # images; without gradients larger batches are faster
+UNCERTAIN = 0.5  # digits of a lower probability are shown as ?
 
 
 class Classifier(nn.Module):
@@ -46,7 +51,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, 10]."""
+        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, classes]."""
         prepared = normalise(images.squeeze(1))
         prepared = deskew_batch(prepared) if self.deskewed else prepared
         return self.network(prepared) / self.temperature
@@ -59,10 +64,38 @@ def load_classifier(source: str | Path) -> Classifier:
         UserError: if it is missing, damaged, or of another network than model.py has.
     """
     settings, weights = load_weights(str(source))
-    return Classifier(settings["model_type"], settings["deskew"], weights, str(source))
+    return Classifier(
+        settings["model_type"], settings["deskew"], weights, str(source), settings["temperature"]
+    )
 
 
 @torch.inference_mode()
 def classify(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
-    """Return logits float32 [N, 10] of images uint8 [N, 28, 28]."""
+    """Return logits float32 [N, classes] of images uint8 [N, 28, 28]."""
     return torch.cat([classifier(batch) for batch in images.unsqueeze(1).split(BATCH)])
+
+
+def probabilities(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    """Return the probabilities float32 [N, classes] of images uint8 [N, 28, 28]."""
+    return classify(classifier, torch.from_numpy(images)).softmax(dim=1).numpy()
+
+
+def name_digit(shares: np.ndarray) -> str:
+    """Return the class of the largest of the probabilities [classes], ? if that is below 50 %."""
+    return CLASSES[shares.argmax()] if shares.max() >= UNCERTAIN else "?"
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the temperature, between 0.1 and 10, that minimises the loss (Guo et al., 2017).
+
+    Args:
+        logits: float [N, classes], undivided, of images that the network was not trained on.
+        labels: int64 [N].
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(logits.double() / math.exp(log_temperature), labels).item()
+
+    limit = math.log(10)
+    return math.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x)

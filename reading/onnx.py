@@ -1,6 +1,8 @@
 """A classifier as an ONNX file, checked with onnxruntime before it is written."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +11,19 @@ from reading.classifier import Classifier, classify
 from utils.files import UserError, atomic_write
 
 
-def build_onnx(classifier: Classifier, source: Path) -> bytes:
-    """Return a classifier as an ONNX file: images uint8 [N, 1, 28, 28] to logits float32 [N, 10].
+def load_session(content: bytes) -> Any:
+    """Return onnxruntime's session of an ONNX file's content, on the CPU."""
+    # Else the import looks up a host of its vendor and writes a device ID into the home folder.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
 
-    Normalisation and deskewing are inside, and so is where it comes from, as metadata.
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+def build_onnx(classifier: Classifier, name: str) -> bytes:
+    """Return a classifier as an ONNX file: images uint8 [N, 1, 28, 28] to logits [N, classes].
+
+    Normalisation, deskewing and temperature are inside; the metadata holds the run's name.
     """
     example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     program = torch.onnx.export(
@@ -24,27 +35,32 @@ def build_onnx(classifier: Classifier, source: Path) -> bytes:
     metadata = {
         "network": classifier.model_type,
         "deskew": classifier.deskewed,
-        "source": source.name,
+        "temperature": classifier.temperature,
+        "source": name,
     }
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=str(value))
     return model.SerializeToString()
 
 
-def export_onnx(classifier: Classifier, source: Path, path: Path, images: torch.Tensor) -> None:
-    """Write an ONNX file, after onnxruntime has read 1,000 test images with it as PyTorch does.
+def export_onnx(classifier: Classifier, name: str, path: Path, images: torch.Tensor) -> None:
+    """Write an ONNX file once onnxruntime computes PyTorch's logits with it.
+
+    Args:
+        classifier: to export.
+        name: of its run or file of weights, for the metadata.
+        path: of the file.
+        images: to compare on, uint8 [N, 28, 28].
 
     Raises:
-        UserError: if it does not, or the file can't be written.
+        UserError: if the logits differ, or the file can't be written.
     """
-    import onnxruntime
-
-    content = build_onnx(classifier, source)
+    content = build_onnx(classifier, name)
     expected = classify(classifier, images).numpy()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"images": images.unsqueeze(1).numpy()})
+    inputs = {"images": images.unsqueeze(1).numpy()}
+    (logits,) = load_session(content).run(["logits"], inputs)
     difference = np.abs(logits - expected).max()
     if difference > 1e-4 or (logits.argmax(axis=1) != expected.argmax(axis=1)).any():
         raise UserError(f"{path}: not written, as onnxruntime's logits differ by {difference:.2g}")
     atomic_write(path, content)
-    print(f"{path}: 1,000 test images, largest difference to PyTorch's logits {difference:.1g}")
+    print(f"{path}: {len(images):,} images, logits at most {difference:.1g} from PyTorch's")

@@ -1,65 +1,121 @@
-"""The plot of what was read in pictures."""
+"""The plot of what was read in pictures. Lengths are in inches, unless something else is said."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.patches import Rectangle
+from PIL import Image
 
-from utils.plots import subplots, to_png
+from reading.classifier import name_digit
+from utils.classes import CLASSES
 
-MAX_PICTURES, MAX_TILES = 8, 24  # of them are drawn, and so many digits of each
-TILE_COLUMNS = 6
-
-
-def _tile(image: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return a picture uint8 [160, 120, 3] of a digit [28, 28] over bars of its probabilities."""
-    tile = np.full((160, 120, 3), 255, np.uint8)
-    tile[:112, 4:116] = np.kron(image, np.ones((4, 4), np.uint8))[..., None]
-    for digit, share in enumerate(shares):
-        height, left = max(1, round(30 * share)), 5 + 11 * digit
-        colour = (0, 114, 178) if digit == shares.argmax() else (150, 150, 150)
-        tile[148 - height : 148, left : left + 9] = colour
-    return tile
+MAX_PICTURES = 8  # are drawn
+MAX_TILES = 12  # of a picture with more digits the picture alone is drawn, larger
+DOUBTFUL = 0.9  # digits of a lower probability stand out
+COLOUR, DOUBTFUL_COLOUR, OTHER_COLOUR = "#0072B2", "#D55E00", "#999999"
+PREVIEW_SIDE = 1500  # pixels; larger pictures are drawn from a reduced copy
+LARGE, SMALL = (10.0, 10.0), (6.0, 2.5)  # what a picture fits into: alone, beside tiles
+TILE_WIDTH, TILE_HEIGHT, TILE_COLUMNS = 1.2, 1.7, 4
+MARGIN, TITLE = 0.15, 0.5
 
 
-def plot_predictions(
-    pictures: Sequence[tuple[str, np.ndarray, Sequence[Any], np.ndarray]],
-) -> bytes:
-    """Draw pictures with boxes around their digits, what the network saw, and its answers.
+class Preview(NamedTuple):
+    """A picture that was read, as it is drawn.
 
-    Args:
-        pictures: of each the name, the picture uint8 [H, W, 3], the digits (box and image uint8
-            [28, 28]) and their probabilities float [N, 10].
+    The picture may be a reduced copy of one of that size in pixels, in which the digits have their
+    boxes (left, top, right, bottom); shares are the probabilities float [N, classes].
     """
-    rows = [-(-min(len(digits), MAX_TILES) // TILE_COLUMNS) for _, _, digits, _ in pictures]
-    figure, axes = subplots(
-        len(pictures), 2, figsize=(11, 0.3 + 1.9 * sum(rows)),
-        squeeze=False,
-        height_ratios=rows, width_ratios=[4, TILE_COLUMNS],
-    )  # fmt: skip
-    for (left, right), (name, picture, digits, shares) in zip(axes, pictures, strict=True):
-        left.imshow(picture)
-        for digit in digits:
-            x, y, x_end, y_end = digit.box
-            left.add_patch(
-                Rectangle((x, y), x_end - x, y_end - y, fill=False, ec="#D55E00", lw=1.5)
-            )
-        left.set_title(name, fontsize=10)
-        count = min(len(digits), MAX_TILES)
-        mosaic = np.full((185 * -(-count // TILE_COLUMNS), 130 * TILE_COLUMNS, 3), 255, np.uint8)
-        for index in range(count):
-            row, column = divmod(index, TILE_COLUMNS)
-            y, x = 185 * row + 20, 130 * column
-            mosaic[y : y + 160, x : x + 120] = _tile(digits[index].image, shares[index])
-            guess = shares[index].argmax()
-            text = f"{guess} ({100 * shares[index, guess]:.1f} %)"
-            right.text(x + 60, y - 3, text, ha="center", va="bottom", fontsize=9)
-            for digit in range(10):
-                right.text(x + 9.5 + 11 * digit, y + 149, digit, ha="center", va="top", fontsize=6)
-        right.imshow(mosaic)
-        if count < len(digits):
-            right.set_title(f"the first {count} of {len(digits)} digits", fontsize=10)
-        left.axis("off")
-        right.axis("off")
+
+    name: str
+    picture: Image.Image
+    size: tuple[int, int]
+    digits: Sequence[Any]
+    shares: np.ndarray
+
+
+def plot_predictions(previews: Sequence[Preview]) -> bytes:
+    """Draw pictures, one below the other, with every digit's prediction beside its box.
+
+    Few digits are also shown as the network saw them, each over its probabilities.
+    """
+    from matplotlib.figure import Figure  # here, as it takes a while
+
+    from utils.plots import to_png
+
+    sizes = [_sizes(preview) for preview in previews]
+    width = max(picture[0] + tiles[0] for picture, tiles in sizes) + 3 * MARGIN
+    height = sum(max(picture[1], tiles[1]) + TITLE for picture, tiles in sizes) + MARGIN
+    figure, top = Figure(figsize=(width, height)), 0.0
+    for preview, (picture, tiles) in zip(previews, sizes, strict=True):
+        top += TITLE
+        _draw_picture(_add_axes(figure, MARGIN, top, *picture), preview)
+        if any(tiles):
+            _draw_tiles(_add_axes(figure, picture[0] + 2 * MARGIN, top, *tiles), preview)
+        top += max(picture[1], tiles[1])
     return to_png(figure)
+
+
+def _sizes(preview: Preview) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return (width, height) of a picture and of its tiles; these are 0 for many digits."""
+    (width, height), tiles, count = LARGE, (0.0, 0.0), len(preview.digits)
+    if count <= MAX_TILES:
+        rows = -(-count // TILE_COLUMNS)
+        tiles = TILE_WIDTH * min(count, TILE_COLUMNS), TILE_HEIGHT * rows
+        width, height = SMALL[0], max(SMALL[1], tiles[1])
+    scale = min(width / preview.size[0], height / preview.size[1])
+    return (scale * preview.size[0], scale * preview.size[1]), tiles
+
+
+def _add_axes(figure: Any, left: float, top: float, width: float, height: float) -> Any:
+    """Add axes without ticks to a figure; left and top are the distances from its edges."""
+    figure_width, figure_height = figure.get_size_inches()
+    y = (figure_height - top - height) / figure_height
+    axis = figure.add_axes(
+        (left / figure_width, y, width / figure_width, height / figure_height), xticks=[], yticks=[]
+    )
+    axis.set_frame_on(False)
+    return axis
+
+
+def _draw_picture(axis: Any, preview: Preview) -> None:
+    from matplotlib.patches import Rectangle
+
+    width, height = preview.size
+    axis.imshow(preview.picture, extent=(0, width, height, 0), aspect="auto")
+    points = 72 * axis.bbox.height / axis.figure.dpi / height  # per pixel
+    for digit, shares in zip(preview.digits, preview.shares, strict=True):
+        left, top, right, bottom = digit.box
+        text, colour = name_digit(shares), COLOUR
+        if shares.max() < DOUBTFUL:
+            text, colour = f"{text} {int(100 * shares.max())} %", DOUBTFUL_COLOUR
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour))
+        size = np.clip(0.35 * (bottom - top) * points, 6, 12)
+        label = {"facecolor": colour, "lw": 0, "pad": 1}
+        axis.text(left, top, text, size=size, color="white", va="bottom", bbox=label)
+    axis.set_title(_drawable(preview.name), loc="left", size=11, pad=16, parse_math=False)
+
+
+def _draw_tiles(axis: Any, preview: Preview) -> None:
+    """Draw digits 1 x 1 in rows, each under its prediction and over bars of its probabilities."""
+    bar = 1 / len(CLASSES)
+    for index, (digit, shares) in enumerate(zip(preview.digits, preview.shares, strict=True)):
+        row, column = divmod(index, TILE_COLUMNS)
+        x, y = TILE_WIDTH * column + 0.1, TILE_HEIGHT * row + 0.2
+        axis.imshow(digit.image, cmap="gray", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
+        caption = f"{name_digit(shares)} ({100 * shares.max():.1f} %)"
+        axis.text(x + 0.5, y - 0.03, caption, size=9, ha="center", va="bottom")
+        places = x + bar * (np.arange(len(CLASSES)) + 0.5)
+        colours = np.where(shares == shares.max(), COLOUR, OTHER_COLOUR)
+        axis.bar(places, -0.25 * shares - 0.01, 0.8 * bar, bottom=y + 1.3, color=colours)
+        for place, name in zip(places, CLASSES, strict=True):
+            axis.text(place, y + 1.31, name, size=min(6, 60 * bar), ha="center", va="top")
+    _, (width, height) = _sizes(preview)
+    axis.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+
+
+def _drawable(text: str) -> str:
+    """Return a text with escapes such as \\u7167 in place of characters that the font lacks."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(c if ord(c) in known else ascii(c)[1:-1] for c in text)

@@ -1,5 +1,6 @@
 """How every command starts and ends. Commands import this before anything else."""
 
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a script's main() and exit: after a UserError with its line on stderr and code 2."""
     # Commands let Ctrl-C end their imports at once; from here on it may leave a message.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the encoding lacks is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()
