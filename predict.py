@@ -183,11 +183,7 @@ def write_page(path: Path, run: str | None) -> None:
         name: classify(one, images).argmax(dim=1).numpy() for name, one in classifiers.items()
     }
     chosen = page.pick_samples(labels.numpy(), predictions)
-    networks = {
-        name: (TITLES[name], one.deskewed, one.network.state_dict())
-        for name, one in classifiers.items()
-    }
-    text = page.render_page(networks, images.numpy()[chosen], labels.numpy()[chosen])
+    text = page.render_page(classifiers, images.numpy()[chosen], labels.numpy()[chosen])
     atomic_write(path, text.encode())
     print(path)
 
