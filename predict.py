@@ -33,7 +33,7 @@ from reading.classifier import Classifier, classify, load_classifier
 from reading.onnx import export_onnx
 from reading.photos import Digit, find_digits, open_picture
 from utils.archives import SUFFIXES, decode_files, list_images, parse_name, read_archive
-from utils.checkpoint import find_weights
+from utils.checkpoint import find_weights, load_weights
 from utils.files import PLOTS, UserError, acquire_lock, atomic_write, write_all
 from utils.settings import Parser, check_choice
 
@@ -175,17 +175,34 @@ def shipped_test_images() -> Split:
 def write_page(path: Path, run: str | None) -> None:
     """Write a web page that holds all three networks; a run takes the place of its network."""
     classifiers = {name: load_classifier(WEIGHTS / f"{name}.pt") for name in page.LAYERS}
+    origin = ""
     if run is not None:
-        own = load_classifier(run)
-        classifiers[own.model_type] = own
+        classifier = load_classifier(run)
+        classifiers[classifier.model_type] = classifier
+        origin = describe_run(run)
     images, labels = shipped_test_images()
     predictions = {
-        name: classify(one, images).argmax(dim=1).numpy() for name, one in classifiers.items()
+        name: classify(classifier, images).argmax(dim=1).numpy()
+        for name, classifier in classifiers.items()
     }
     chosen = page.pick_samples(labels.numpy(), predictions)
-    text = page.render_page(classifiers, images.numpy()[chosen], labels.numpy()[chosen])
+    text = page.render_page(classifiers, images.numpy()[chosen], labels.numpy()[chosen], origin)
     atomic_write(path, text.encode())
     print(path)
+
+
+def describe_run(run: str) -> str:
+    """Return which run this is, and on how many images it was trained if these are still there."""
+    settings, _ = load_weights(run)
+    line = f"{TITLES[settings['model_type']]} is run {run_name(find_weights(run))}"
+    training = Path(settings["data_dir"]) / "train" if "data_dir" in settings else None
+    count = len(list_images(training)) - settings["val_size"] if training else 0
+    return f"{line}, trained on {count:,} images." if count > 0 else f"{line}."
+
+
+def run_name(source: Path) -> str:
+    """Return what a file of weights is called: the name of its run, or its own."""
+    return source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
 
 
 # --- The command ------------------------------------------------------------------------------
@@ -229,8 +246,7 @@ def main() -> None:
     source = find_weights(str(shipped) if flags.run is None else flags.run)
     classifier = load_classifier(source)
     if flags.test:
-        name = source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
-        test_images(classifier, flags.test, name)
+        test_images(classifier, flags.test, run_name(source))
     elif flags.export:
         export_onnx(classifier, source, flags.export, shipped_test_images().images[:1000])
     else:
