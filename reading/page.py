@@ -78,16 +78,16 @@ def render_page(
     """
     from utils.plots import PALETTE  # here, as matplotlib takes a while
 
-    networks = {
-        name: {
+    networks = {}
+    for (name, classifier), colour in zip(classifiers.items(), PALETTE, strict=False):
+        weights = _encode_weights(name, classifier)
+        networks[name] = {
             "title": TITLES[name],
             "deskew": classifier.deskewed,
             "temperature": classifier.temperature,
             "colour": colour,
-            "weights": _encode_weights(name, classifier),
+            "weights": weights,
         }
-        for (name, classifier), colour in zip(classifiers.items(), PALETTE, strict=False)
-    }
     samples = {"images": _encode(np.asarray(images, np.uint8)), "labels": labels.tolist()}
     content = {"classes": CLASSES, "origin": origin, "networks": networks, "samples": samples}
     # Within a script element "<" could begin its end tag.

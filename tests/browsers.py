@@ -30,6 +30,7 @@ class Browser:
 
     needs: tuple[str, ...] = ()  # programs
     reads_canvas = True  # whether a page gets back what it has painted
+    pointers = ("mouse", "touch", "pen")  # that its driver has
 
     def __init__(self, folder: Path) -> None:
         self.downloads = folder
@@ -119,6 +120,7 @@ class WebKit(Selenium):
     """WebKitGTK's MiniBrowser, on a screen of its own that nobody sees."""
 
     needs = ("WebKitWebDriver", "Xvfb")
+    pointers = ("mouse",)
 
     def start(self) -> WebDriver:
         words = ["Xvfb", "-displayfd", "1", "-screen", "0", "1400x1300x24", "-nolisten", "tcp"]
@@ -144,6 +146,7 @@ class Firefox(Browser):
 
     needs = ("firefox-esr",)
     reads_canvas = False
+    pointers = ("mouse", "touch")
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -158,7 +161,8 @@ class Firefox(Browser):
         (profile / "user.js").write_text("\n".join(lines))
         words = ["firefox-esr", "--headless", "--no-remote", "--profile", str(profile)]
         self.process = subprocess.Popen(
-            [*words, "--remote-debugging-port", "0"],
+            # With a page, as with the empty one it is the address bar that has the focus.
+            [*words, "--remote-debugging-port", "0", "data:text/html,start"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -86,11 +86,15 @@ def html(classifiers, samples):
     return render_page(classifiers, *samples)
 
 
+def is_installed(kind):
+    return all(shutil.which(program) for program in kind.needs)
+
+
 @pytest.fixture(scope="module", params=BROWSERS, ids=lambda kind: kind.__name__)
 def browser(request, tmp_path_factory, html):
     kind = request.param
-    if missing := [program for program in kind.needs if not shutil.which(program)]:
-        pytest.skip(f"there is no {', '.join(missing)} here")
+    if not is_installed(kind):
+        pytest.skip(f"{' or '.join(kind.needs)} is not installed")
     folder = tmp_path_factory.mktemp("a page")
     browser = kind(folder)
     browser.url = (folder / "index.html").as_uri()
@@ -335,8 +339,8 @@ def test_bars_and_predictions_follow_every_move(page):
 
 @pytest.mark.parametrize("kind", ["mouse", "touch", "pen"])
 def test_pointers_draw_also_when_they_leave_the_area_and_without_a_second_one(page, kind):
-    if kind == "pen" and type(page).__name__ != "Chromium":
-        pytest.skip("its driver has no pen")
+    if kind not in page.pointers:
+        pytest.skip(f"its driver has no {kind}")
     stroke = [(30, 20), (70, 20), (115, 40), (50, 90)]  # it leaves the area, and comes back
     set_strokes(page, [stroke])
     expected = image_of(page)
@@ -344,17 +348,18 @@ def test_pointers_draw_also_when_they_leave_the_area_and_without_a_second_one(pa
     draw(page, [stroke], kind)
     # Points are whole pixels of the screen.
     assert np.abs(image_of(page).astype(int) - expected).mean() < 4
-    before = image_of(page)
-    if kind == "touch":  # a second finger meanwhile
-        click(page, "clear")
-        first = pointer(page, (30, 20), "down", (70, 20), (115, 40), (50, 90), "up", kind="touch")
-        second = pointer(page, (80, 80), (85, 85), "down", (95, 90), "up", kind="touch")
-        page.act(first, second | {"id": "finger"})
-        assert np.array_equal(image_of(page), before)
     if kind == "mouse":
-        page.act(pointer(page, (20, 80), "down", (80, 80), "up", button=2))
-        assert np.array_equal(image_of(page), before)
+        before = image_of(page)
+        page.js("""pad.dispatchEvent(new PointerEvent("pointerdown",
+          {pointerId: 1, button: 2, buttons: 2, clientX: 90, clientY: 400, bubbles: true}));""")
         draw(page, [[(105, 50), (110, 60)]])  # beside the area
+        assert np.array_equal(image_of(page), before)
+        click(page, "clear")
+        page.act(pointer(page, (30, 20), "down", (70, 20)))
+        page.js("""for (const [type, at] of [["down", 90], ["move", 120], ["up", 120]]) // a finger
+          pad.dispatchEvent(new PointerEvent(`pointer${type}`,
+            {pointerId: 99, buttons: 1, clientX: at, clientY: 400, bubbles: true}));""")
+        page.act(pointer(page, (115, 40), (50, 90), "up"))
         assert np.array_equal(image_of(page), before)
 
 
@@ -416,7 +421,7 @@ def test_undo_in_mid_stroke_joins_no_strokes(page):
 def test_every_button_is_reached_by_key_and_everything_has_a_name(page):
     draw(page, [[(50, 12), (50, 88)]])
     reached = []
-    for _ in range(12):
+    for _ in range(8):  # one more, and the browser's own buttons have the focus
         page.press(TAB)
         reached.append(page.js("return document.activeElement.id"))
         if reached[-1]:
@@ -424,7 +429,7 @@ def test_every_button_is_reached_by_key_and_everything_has_a_name(page):
             assert page.js(style) == "solid"
     assert {"undo", "eraser", "clear", "next", "disputed"} <= set(reached)
     page.js("document.getElementById('undo').focus()")
-    page.press(SPACE if type(page).__name__ != "WebKit" else ENTER)
+    page.press(SPACE)
     assert image_of(page) is None
     for mode in ("#draw", "#collect"):
         page.js("location.hash = arguments[0]", mode)
@@ -530,8 +535,8 @@ def test_the_digit_asked_for_is_one_of_which_fewest_are_kept(page):
       return counts;""")
     # A 4 is missing. Nothing is asked for twice in a row, so that skipping helps.
     assert all(asked == 4 for last, asked in counts if last != 4)
-    assert {asked for last, asked in counts if last == 4} > {0, 9}
-    assert (4, 4) not in {tuple(pair) for pair in counts}
+    others = {asked for last, asked in counts if last == 4}
+    assert len(others) > 1 and 4 not in others
 
 
 def test_storage_that_fails_is_said_and_stops_nothing(page):
@@ -616,6 +621,8 @@ def test_a_download_is_the_tar_that_python_would_write(page, tmp_path):
 
 
 def test_from_the_page_to_a_network_of_ones_own_and_back(page, tmp_path, monkeypatch, run_line):
+    if type(page) is not next(kind for kind in BROWSERS if is_installed(kind)):
+        pytest.skip("the same file as that of another browser")
     monkeypatch.chdir(tmp_path)
     Path("data").symlink_to(ROOT / "data")
     Path("class").mkdir()
