@@ -4,7 +4,6 @@ Chromium and WebKit are driven by WebDriver through selenium. Firefox speaks Web
 and runs with privacy.resistFingerprinting, which gives noise for what a page reads from a canvas.
 """
 
-import base64
 import json
 import re
 import shutil
@@ -22,38 +21,23 @@ CONTROL, ENTER, ESCAPE, DELETE, TAB, SPACE, RIGHT = "\ue009\ue007\ue00c\ue017\ue
 
 
 class Browser:
-    """A browser window; what differs between the browsers is in the subclasses.
+    """A browser window.
+
+    Each has open(url); js(body, *arguments), which runs the body of a function in the page and
+    returns what that returns; act(*sources), which performs input, given as the W3C's WebDriver has
+    it; resize(width, height) of what the page can show, in its pixels; close().
 
     Args:
         folder: an empty one, for its files and what it downloads.
     """
 
     needs: tuple[str, ...] = ()  # programs
-    reads_canvas = True  # whether a page gets back what it has painted
     pointers = ("mouse", "touch", "pen")  # that its driver has
+    reads_canvas = True  # whether a page gets back what it has painted
 
     def __init__(self, folder: Path) -> None:
         self.downloads = folder
-
-    def open(self, url: str) -> None:
-        """Load a page."""
-        raise NotImplementedError
-
-    def js(self, body: str, *arguments: Any) -> Any:
-        """Run the body of a function in the page; returns what it returns."""
-        raise NotImplementedError
-
-    def act(self, *sources: dict[str, Any]) -> None:
-        """Perform input, given as the actions of the W3C's WebDriver."""
-        raise NotImplementedError
-
-    def resize(self, width: int, height: int) -> None:
-        """Set the size of what the page can show, in its pixels."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """End the browser."""
-        raise NotImplementedError
+        self.start()
 
     def press(self, *keys: str) -> None:
         """Press keys, and then release them."""
@@ -65,13 +49,7 @@ class Browser:
 class Selenium(Browser):
     """A browser driven through selenium."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.driver = self.start()
-
-    def start(self) -> WebDriver:
-        """Return the driver of a new window."""
-        raise NotImplementedError
+    driver: WebDriver
 
     def open(self, url: str) -> None:
         self.driver.get(url)
@@ -91,7 +69,7 @@ class Chromium(Selenium):
 
     needs = ("chromium", "chromedriver")
 
-    def start(self) -> WebDriver:
+    def start(self) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium") or ""
         for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
@@ -100,14 +78,15 @@ class Chromium(Selenium):
             "prefs", {"download.default_directory": str(self.downloads)}
         )
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        service = webdriver.ChromeService(shutil.which("chromedriver"))
+        self.driver = webdriver.Chrome(options, service)
 
     def cdp(self, command: str, **parameters: Any) -> Any:
         """Send a command of the Chrome DevTools Protocol."""
         return self.driver.execute("executeCdpCommand", {"cmd": command, "params": parameters})
 
-    def resize(self, width: int, height: int, scale: float = 1) -> None:
-        size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+    def resize(self, width: int, height: int) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.cdp("Emulation.setDeviceMetricsOverride", **size)
 
     def close(self) -> None:
@@ -122,15 +101,14 @@ class WebKit(Selenium):
     needs = ("WebKitWebDriver", "Xvfb")
     pointers = ("mouse",)
 
-    def start(self) -> WebDriver:
+    def start(self) -> None:
         words = ["Xvfb", "-displayfd", "1", "-screen", "0", "1400x1300x24", "-nolisten", "tcp"]
         self.screen = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        assert self.screen.stdout is not None
         display = f":{self.screen.stdout.readline().strip()}"
         service = WebKitService(shutil.which("WebKitWebDriver"), env={"DISPLAY": display})
-        return webdriver.WebKitGTK(webdriver.WebKitGTKOptions(), service)
+        self.driver = webdriver.WebKitGTK(webdriver.WebKitGTKOptions(), service)
 
     def resize(self, width: int, height: int) -> None:
         self.driver.set_window_size(width, height)
@@ -148,14 +126,13 @@ class Firefox(Browser):
     reads_canvas = False
     pointers = ("mouse", "touch")
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        profile = folder / "profile"
+    def start(self) -> None:
+        profile = self.downloads / "profile"
         profile.mkdir()
         settings = {
             "privacy.resistFingerprinting": True,
             "browser.download.folderList": 2,  # a folder of one's choice:
-            "browser.download.dir": str(folder),
+            "browser.download.dir": str(self.downloads),
         }
         lines = [f"user_pref({json.dumps(k)}, {json.dumps(v)});" for k, v in settings.items()]
         (profile / "user.js").write_text("\n".join(lines))
@@ -176,7 +153,6 @@ class Firefox(Browser):
         self.context = tree["contexts"][0]["context"]
 
     def _address(self) -> str:
-        assert self.process.stderr is not None
         for line in self.process.stderr:
             if match := re.search(r"BiDi listening on (ws://\S+)", line):
                 return match[1]

@@ -1,10 +1,9 @@
-"""reading/page.html in real browsers: draws, predicts, explains, collects as the Python code would."""
+"""reading/page.html in real browsers: it draws, predicts, explains and collects as Python would."""
 
 import base64
 import io
 import json
 import re
-import shlex
 import shutil
 import tarfile
 import time
@@ -19,20 +18,23 @@ from conftest import ROOT
 from drawings import drawings
 from PIL import Image
 
-import main
 import predict
 from comparison.stats import proportion_interval
-from dataset import MNIST, normalise, prepare
+from dataset import MNIST, Split, normalise
 from model import MODELS, TITLES
 from reading.classifier import Classifier, classify, load_classifier
 from reading.page import TEMPLATE, pick_samples, render_page
 from reading.photos import to_mnist
 from utils.archives import decode_png, parse_name, read_archive
+from utils.augment import deskew_batch
 from utils.classes import CLASSES
 from utils.files import UserError
 from utils.plots import PALETTE
 
-PAD, PEN, ERASER = 280, 26, 40  # of the page: side of the drawing area, widths
+PAD, PEN = 280, 26  # of the page: the side of the drawing area, the width of the pen
+
+# Of selenium's own code for WebKitGTK.
+pytestmark = pytest.mark.filterwarnings("ignore:setting remote_server_addr")
 
 # Before anything else in the page: what it says and what goes wrong is kept.
 LISTENER = """<script>
@@ -206,9 +208,7 @@ def test_logits_are_those_of_pytorch(page, classifiers, images):
     for classifier, both in zip(classifiers.values(), computed, strict=True):
         for deskewed in (False, True):
             weights = classifier.network.state_dict()
-            other = Classifier(
-                classifier.model_type, deskewed, weights, "", classifier.temperature
-            )
+            other = Classifier(classifier.model_type, deskewed, weights, "", classifier.temperature)
             expected = classify(other, torch.from_numpy(images[:100])).numpy()
             assert np.abs(both[int(deskewed)] - expected).max() < 1e-3, classifier.model_type
 
@@ -249,8 +249,6 @@ def test_pictures_show_the_deskewed_image_and_the_first_layer(page, classifiers,
     lenet = classifiers["LeNet5"]
     image = normalise(torch.from_numpy(samples[0][:1]))
     if lenet.deskewed:
-        from utils.augment import deskew_batch
-
         image = deskew_batch(image)
     black, white = normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8)).flatten()
     grey = (255 * (image - black) / (white - black)).squeeze().numpy()
@@ -290,7 +288,6 @@ def test_it_shows_why_for_the_digit_pointed_at_or_chosen(page, classifiers, samp
     effects = np.array(page.js("return effects.map(rows => rows.map(row => Array.from(row)))"))
     for computed, classifier in zip(effects, classifiers.values(), strict=True):
         expected = occlusion(classifier, image)
-        # Also where no ink is covered: only there PyTorch's last digits may differ from one another.
         assert np.abs(computed.reshape(10, 28, 28) - expected).max() < 1e-3
     page.act(pointer(page, (50, 50)))  # away from the chart
     assert page.js("return document.getElementById('why-key').hidden")
@@ -334,7 +331,9 @@ def test_bars_and_predictions_follow_every_move(page):
     assert shares.sum(0) == pytest.approx(1, abs=0.03)
     shown = [float(share.rstrip("%")) for share in texts(page, ".share")]
     assert shares[7] * 100 == pytest.approx(shown, abs=0.5)
-    assert page.js("return document.getElementById('chart').ariaLabel").startswith("Probabilities: L")
+    assert page.js("return document.getElementById('chart').ariaLabel").startswith(
+        "Probabilities: L"
+    )
 
 
 @pytest.mark.parametrize("kind", ["mouse", "touch", "pen"])
@@ -387,7 +386,9 @@ def test_keys_and_buttons_undo_erase_and_clear(page):
     page.press(CONTROL, "z")
     assert np.array_equal(image_of(page), one)
     draw(page, [[(20, 70), (80, 70)]])  # still the eraser
-    assert page.js("return ink.every((value, i) => !value || Math.floor(i / PAD) < 178 || i / PAD > 214)")
+    assert page.js(
+        "return ink.every((value, i) => !value || Math.floor(i / PAD) < 178 || i / PAD > 214)"
+    )
     click(page, "eraser")
     draw(page, [[(20, 70), (80, 70)]])  # over what was erased
     assert page.js("return ink[196 * PAD + 140]") == 1
@@ -555,7 +556,7 @@ def test_storage_that_fails_is_said_and_stops_nothing(page):
 
 def test_what_another_program_stored_is_left_out(page):
     good = base64.b64encode(bytes(784)).decode()
-    entries = [[7, good], [11, good], ["x", good], [1, "AAAA"]]
+    entries = [[7, good], [11, good], ["length", good], [1, "AAAA"]]
     page.js("localStorage.setItem('mnist.digits', arguments[0])", json.dumps(entries))
     page.open(f"{page.url}?other#collect")
     assert texts(page, "#kept span") == ["7"]
@@ -620,12 +621,16 @@ def test_a_download_is_the_tar_that_python_would_write(page, tmp_path):
     assert read.labels.tolist() == [label for label, _ in kept]
 
 
-def test_from_the_page_to_a_network_of_ones_own_and_back(page, tmp_path, monkeypatch, run_line):
+def test_from_the_page_to_a_network_of_ones_own_and_back(
+    page, images, labels, tmp_path, monkeypatch, run_line
+):
     if type(page) is not next(kind for kind in BROWSERS if is_installed(kind)):
         pytest.skip("the same file as that of another browser")
     monkeypatch.chdir(tmp_path)
     Path("data").symlink_to(ROOT / "data")
     Path("class").mkdir()
+    few = Split(torch.from_numpy(images), torch.from_numpy(labels))
+    monkeypatch.setattr(predict, "shipped_test_images", lambda: few)
     start_collecting(page)
     for split, count in (("train", 30), ("test", 10)):
         collect(page, count)
@@ -663,7 +668,9 @@ def test_it_fits_narrow_and_wide_windows(page):
                 .map(section => section.getBoundingClientRect()).filter(box => box.width);
               return boxes[1].left >= boxes[0].right;""")
             assert beside == (width >= 800)
-            area = page.js("const box = pad.getBoundingClientRect(); return [box.width, box.height]")
+            area = page.js(
+                "const box = pad.getBoundingClientRect(); return [box.width, box.height]"
+            )
             assert area[0] == pytest.approx(area[1]) and area[0] >= 280
 
 
