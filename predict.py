@@ -192,12 +192,15 @@ def write_page(path: Path, run: str | None) -> None:
 
 
 def describe_run(run: str) -> str:
-    """Return which run this is, and on how many images it was trained if these are still there."""
+    """Return which run this is, on how many images it was trained, if they are there, and how."""
     settings, _ = load_weights(run)
-    line = f"{TITLES[settings['model_type']]} is run {run_name(find_weights(run))}"
-    training = Path(settings["data_dir"]) / "train" if "data_dir" in settings else None
-    count = len(list_images(training)) - settings["val_size"] if training else 0
-    return f"{line}, trained on {count:,} images." if count > 0 else f"{line}."
+    parts = [f"{TITLES[settings['model_type']]} is run {run_name(find_weights(run))}"]
+    training = list_images(Path(settings["data_dir"], "train")) if "data_dir" in settings else []
+    if training:
+        parts.append(f"trained on {len(training) - settings['val_size']:,} images")
+    if settings.get("init", "random") != "random":
+        parts.append(f"with the initial weights {settings['init']}")
+    return ", ".join(parts) + "."
 
 
 def run_name(source: Path) -> str:

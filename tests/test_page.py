@@ -499,6 +499,9 @@ def test_digits_are_collected_counted_and_kept_over_a_reload(page, classifiers):
         hits = int((predicted == labels).sum())
         low, high = proportion_interval(hits, 20)
         assert f"{hits}\xa0of\xa020{hits / 0.2:.1f}\xa0% [{low:.1f},\xa0{high:.1f}]" in row
+    for hits, n in ((0, 3), (7, 9), (20, 20)):
+        interval = page.js("return proportionInterval(...arguments)", hits, n)
+        assert interval == pytest.approx(proportion_interval(hits, n), abs=1e-9)
     mistakes = np.logical_or.reduce([row != labels for row in predictions.values()])
     assert len(texts(page, "#misclassified li")) == mistakes.sum() >= 2
     # The newest comes first; a reload keeps all.
@@ -642,7 +645,10 @@ def test_from_the_page_to_a_network_of_ones_own_and_back(
     assert 20 <= count <= 30
     assert re.search(r"ours on class/test: 10 images, .* accuracy \d+\.\d\d %", printed[3])
     page.open((tmp_path / "ours.html").as_uri())
-    assert text(page, "#origin") == f"LeNet-5 is run ours, trained on {count} images."
+    assert text(page, "#origin") == (
+        f"LeNet-5 is run ours, trained on {count} images, "
+        "with the initial weights data/weights/LeNet5.pt."
+    )
     set_strokes(page, drawings()[4][2])
     assert text(page, "#answer") == "All three predict 4."
     page.open(page.url)  # which keeps what it says
