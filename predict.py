@@ -37,7 +37,7 @@ from model import MODELS, TITLES
 from reading import page, plots
 from reading.classifier import Classifier, classify, load_classifier, name_digit, probabilities
 from utils.archives import SUFFIXES, decode_files, list_images, parse_name, read_archive
-from utils.checkpoint import find_weights
+from utils.checkpoint import find_weights, load_weights
 from utils.classes import CLASSES
 from utils.files import PLOTS, UserError, acquire_lock, atomic_write, write_all
 from utils.settings import Parser, check_choice
@@ -233,21 +233,32 @@ def shipped_test_images() -> Split:
 def write_page(path: Path, run: str | None) -> None:
     """Write a web page that holds all three networks; a run takes the place of its network."""
     classifiers = {name: load_classifier(WEIGHTS / f"{name}.pt") for name in page.LAYERS}
+    origin = ""
     if run is not None:
-        own = load_classifier(run)
-        classifiers[own.model_type] = own
+        classifier = load_classifier(run)
+        classifiers[classifier.model_type] = classifier
+        origin = describe_run(run)
     images, labels = shipped_test_images()
     predictions = {
-        name: classify(one, images).argmax(dim=1).numpy() for name, one in classifiers.items()
+        name: classify(classifier, images).argmax(dim=1).numpy()
+        for name, classifier in classifiers.items()
     }
     chosen = page.pick_samples(labels.numpy(), predictions)
-    networks = {
-        name: (TITLES[name], one.deskewed, one.network.state_dict())
-        for name, one in classifiers.items()
-    }
-    text = page.render_page(networks, images.numpy()[chosen], labels.numpy()[chosen])
+    text = page.render_page(classifiers, images.numpy()[chosen], labels.numpy()[chosen], origin)
     atomic_write(path, text.encode())
     print(path)
+
+
+def describe_run(run: str) -> str:
+    """Return which run this is, on how many images it was trained, if they are there, and how."""
+    settings, _ = load_weights(run)
+    parts = [f"{TITLES[settings['model_type']]} is run {run_name(find_weights(run))}"]
+    training = list_images(Path(settings["data_dir"], "train")) if "data_dir" in settings else []
+    if training:
+        parts.append(f"trained on {len(training) - settings['val_size']:,} images")
+    if settings.get("init", "random") != "random":
+        parts.append(f"with the initial weights {settings['init']}")
+    return ", ".join(parts) + "."
 
 
 def run_name(source: Path) -> str:

@@ -1,7 +1,7 @@
-"""The web page on which people draw a digit and see what the three networks read.
+"""The web page on which people draw digits, see what three networks predict, and collect images.
 
-reading/page.html is the template. It computes what model.py, utils/augment.py and reading/photos.py
-compute, in JavaScript; here the weights and the test images are put into it.
+reading/page.html is the template. It computes what model.py, utils/augment.py, reading/photos.py
+and comparison/stats.py compute, in JavaScript; here the weights and the test images are put in.
 """
 
 import base64
@@ -10,116 +10,107 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from model import TITLES
+from reading.classifier import Classifier
+from utils.classes import CLASSES
 from utils.files import UserError
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SAMPLES = 50  # test images in the page
-TELLING = 20  # of these at most so many that CustomMLP misreads and LeNet5 reads
+TELLING = 20  # of these at most so many that CustomMLP misclassifies and LeNet5 does not
 
-# The shapes of the weights that the page's MODELS compute with: layer -> shape of its weight.
+# The layers that the page's MODELS compute with: network -> layer -> shape of its weight.
 LENET = {
     "conv1": (6, 1, 5, 5),
     "conv2": (16, 6, 5, 5),
     "fc1": (120, 256),
     "fc2": (84, 120),
-    "fc3": (10, 84),
+    "fc3": (len(CLASSES), 84),
 }
 LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
     "LeNet5": LENET,
     "LeNet5_regularization": LENET | {"bn1": (6,), "bn2": (16,), "bn3": (120,)},
-    "CustomMLP": {"fc1": (56, 784), "fc2": (28, 56), "fc3": (10, 28)},
+    "CustomMLP": {"fc1": (56, 784), "fc2": (28, 56), "fc3": (len(CLASSES), 28)},
 }
 
 
 def pick_samples(labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the sorted indices of 50 random test images, about as many of each digit.
+    """Return the sorted indices of 50 random test images, about as many of each class.
 
-    Up to 20 of them are images that CustomMLP misreads and LeNet5 reads. The same arguments give
-    the same images.
+    Up to 20 of them are images that CustomMLP misclassifies and LeNet5 does not. The same arguments
+    give the same images.
 
     Args:
         labels: int [N].
-        predictions: network -> its answers, int [N]; CustomMLP and LeNet5 at least.
+        predictions: network -> its predictions, int [N]; of CustomMLP and LeNet5 at least.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     telling = (predictions["CustomMLP"] != labels) & (predictions["LeNet5"] == labels)
-    chosen = _digits_in_turn(labels, order[telling[order]])[:TELLING]
-    rest = _digits_in_turn(labels, np.setdiff1d(order, chosen, assume_unique=True))
+    chosen = _classes_in_turn(labels, order[telling[order]])[:TELLING]
+    rest = _classes_in_turn(labels, np.setdiff1d(order, chosen, assume_unique=True))
     return np.sort(np.concatenate([chosen, rest[: SAMPLES - len(chosen)]]))
 
 
-def _digits_in_turn(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return the indices in another order: the first of each digit, then the second ones, ..."""
+def _classes_in_turn(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Return the indices in another order: the first of each class, then the second ones, ..."""
     turn = np.zeros(len(indices))
-    for digit in range(10):
-        same = labels[indices] == digit
+    for label in range(len(CLASSES)):
+        same = labels[indices] == label
         turn[same] = np.arange(same.sum())
     return indices[np.argsort(turn, kind="stable")]
 
 
 def render_page(
-    networks: Mapping[str, tuple[str, bool, Mapping[str, torch.Tensor]]],
-    images: np.ndarray,
-    labels: np.ndarray,
+    classifiers: Mapping[str, Classifier], images: np.ndarray, labels: np.ndarray, origin: str = ""
 ) -> str:
     """Return the page as HTML that needs no other file.
 
     Args:
-        networks: the three of them, model_type -> (title, deskew, state dict). Their order is the
-            page's; it gives the colours as well.
+        classifiers: network -> its classifier, of the three networks. Their order is the page's; it
+            gives the colours as well.
         images: test images to show, uint8 [N, 28, 28].
         labels: int [N].
+        origin: whose networks these are, if they are not all the shipped ones; the page shows it.
 
     Raises:
         UserError: if the page can't compute a network.
     """
     from utils.plots import PALETTE  # here, as matplotlib takes a while
 
-    content = {
-        "networks": {
-            name: {
-                "title": title,
-                "deskew": deskew,
-                "colour": colour,
-                "weights": _encode_weights(name, weights),
-            }
-            for (name, (title, deskew, weights)), colour in zip(
-                networks.items(), PALETTE, strict=False
-            )
-        },
-        "samples": {
-            "images": _encode(np.asarray(images, np.uint8)),
-            "labels": [int(label) for label in labels],
-        },
-    }
+    networks = {}
+    for (name, classifier), colour in zip(classifiers.items(), PALETTE, strict=False):
+        weights = _encode_weights(name, classifier)
+        networks[name] = {
+            "title": TITLES[name],
+            "deskew": classifier.deskewed,
+            "temperature": classifier.temperature,
+            "colour": colour,
+            "weights": weights,
+        }
+    samples = {"images": _encode(np.asarray(images, np.uint8)), "labels": labels.tolist()}
+    content = {"classes": CLASSES, "origin": origin, "networks": networks, "samples": samples}
     # Within a script element "<" could begin its end tag.
     data = json.dumps(content, separators=(",", ":")).replace("<", r"\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data)
 
 
-def _encode_weights(name: str, weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return a state dict as float32 in base64; UserError if the page can't compute with it."""
+def _encode_weights(name: str, classifier: Classifier) -> dict[str, str]:
+    """Return the weights as float32 in base64; UserError if the page can't compute with them."""
     if name not in LAYERS:
         raise UserError(f"{name}: the page can't compute it; it knows {', '.join(LAYERS)}")
-    kept = {key: value for key, value in weights.items() if "num_batches_tracked" not in key}
-    if {key: tuple(value.shape) for key, value in kept.items()} != _shapes(LAYERS[name]):
+    weights = classifier.network.state_dict()
+    shapes = {
+        key.removesuffix(".weight"): tuple(value.shape)
+        for key, value in weights.items()
+        if key.endswith(".weight") and key.replace("weight", "bias") in weights
+    }
+    if shapes != LAYERS[name]:
         raise UserError(
             f"{name}: the page can't compute it, as its layers are not those of reading/page.html; "
             "adapt that file and reading/page.py to model.py"
         )
-    return {key: _encode(value.numpy().astype("<f4")) for key, value in kept.items()}
-
-
-def _shapes(layers: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of everything in a state dict of these layers."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer, shape in layers.items():
-        shapes |= {f"{layer}.weight": shape, f"{layer}.bias": shape[:1]}
-        if layer.startswith("bn"):
-            shapes |= {f"{layer}.running_mean": shape, f"{layer}.running_var": shape}
-    return shapes
+    return {key: _encode(value.numpy().astype("<f4")) for key, value in weights.items()}
 
 
 def _encode(array: np.ndarray) -> str:
