@@ -15,6 +15,7 @@ from utils.command import run_command  # isort: split
 import argparse
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,13 +176,14 @@ def compare_runs(names: list[str]) -> None:
     """Print and draw runs of main.py, finished or not, beside each other."""
     checkpoints = {}
     for name in names:
-        if not has_checkpoint(RUNS / name):
+        folder = Path(name) if has_checkpoint(Path(name)) else RUNS / name
+        if not has_checkpoint(folder):
             there = sorted(path.parent.name for path in RUNS.glob("*/checkpoint.pt"))
             raise UserError(
                 f"--runs {name}: no such run in {RUNS.resolve()}, which has "
                 f"{', '.join(there) or 'none'}"
             )
-        checkpoints[name] = load_checkpoint(RUNS / name)
+        checkpoints[folder.name] = load_checkpoint(folder)
     print(runs_table(checkpoints), flush=True)
     histories = {name: run["history"] for name, run in checkpoints.items() if run["history"]}
     if histories:
@@ -189,7 +191,7 @@ def compare_runs(names: list[str]) -> None:
 
         title = "_".join(checkpoints)
         if len(title) > 100:
-            title = f"{names[0]}_and_{len(checkpoints) - 1}_others"
+            title = f"{next(iter(checkpoints))}_and_{len(checkpoints) - 1}_others"
         path = PLOTS / f"runs_{title}.png"
         atomic_write(path, plot_runs(histories))
         print(f"\n{path}")

@@ -151,7 +151,7 @@ def test_runs_of_any_settings_are_shown_beside_each_other(small, cli):
     checkpoint = load_checkpoint(RUNS / "fast")
     checkpoint["settings"]["epochs"] = 5  # as if it had been interrupted
     torch.save(checkpoint, RUNS / "fast/checkpoint.pt")
-    code, out, err = cli(compare, "--runs", "slow", "fast")
+    code, out, err = cli(compare, "--runs", "slow", "runs/fast/")
     assert code == 0, err
     head, _, slow, fast = out.splitlines()[:4]
     assert head == "| run | lr | epochs | train loss | train accuracy | test loss | test accuracy |"
