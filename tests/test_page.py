@@ -358,7 +358,7 @@ def test_pointers_draw_also_when_they_leave_the_area_and_without_a_second_one(pa
           pad.dispatchEvent(new PointerEvent(`pointer${type}`,
             {pointerId: 99, buttons: 1, clientX: at, clientY: 400, bubbles: true}));""")
         page.act(pointer(page, (115, 40), (50, 90)))
-        page.js("""pad.dispatchEvent(new PointerEvent("pointermove", // only the right button is held
+        page.js("""pad.dispatchEvent(new PointerEvent("pointermove", // another button
           {pointerId: pointer, buttons: 2, clientX: 90, clientY: 400, bubbles: true}));""")
         page.act(pointer(page, (20, 90), "up"))
         assert np.array_equal(image_of(page), before)
