@@ -58,11 +58,15 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, list[
     """
     picture = open_picture(path)
     try:
-        digits = find_digits(picture)
+        reading = find_digits(
+            picture,
+            lambda images: classify(classifier, torch.from_numpy(images)).softmax(1).numpy(),
+        )
     except ValueError as error:
-        raise UserError(
-            f"{path}: {error}; show nothing but paper, closer, with digits in dark ink or in chalk"
-        ) from error
+        raise UserError(f"{path}: {error}") from error
+    for warning in reading.warnings:
+        print(f"{path}: {warning}", file=sys.stderr)
+    digits = reading.digits
     return picture, digits, classify_digits(classifier, digits)
 
 
