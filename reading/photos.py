@@ -172,7 +172,7 @@ def find_paper(grey: np.ndarray, size: float) -> np.ndarray:
     return np.asarray(closed.resize(grey.shape[::-1], Image.Resampling.BILINEAR), np.float32)
 
 
-def find_ink(grey: np.ndarray, size: float, dark: bool) -> np.ndarray:
+def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndarray:
     """Return how much darker (or brighter) than its surroundings a picture is, float [H, W].
 
     Args:
@@ -180,13 +180,13 @@ def find_ink(grey: np.ndarray, size: float, dark: bool) -> np.ndarray:
         size: pixels; strokes must be narrower, shadows wider. 0: the whole picture has one light.
         dark: whether the ink is darker than the paper.
     """
-    smooth = ndimage.gaussian_filter(grey if dark else 255 - grey, 1)
+    smooth = ndimage.gaussian_filter(grey if dark else 255 - grey, max(1, 0.5 * scale))
     if size:
         paper = find_paper(smooth, size)
     else:
         paper = np.median(smooth[smooth > otsu(smooth.ravel())])
     ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
-    return remove_lines(np.clip(ink, 0, 1))
+    return remove_lines(remove_table(np.clip(ink, 0, 1)))
 
 
 def otsu(values: np.ndarray) -> float:
@@ -202,6 +202,32 @@ def otsu(values: np.ndarray) -> float:
         return float(values.max())
     best = between == np.nanmax(between)  # several in a row, where there is a gap
     return float(edges[1:][best].mean())
+
+
+def remove_table(ink: np.ndarray) -> np.ndarray:
+    """Return ink [H, W] without the lines of a table or boxes around digits."""
+    labels, boxes = _label(find_mask(ink))
+    height, _ = _typical(labels, boxes)
+    length = max(5, round(1.5 * height))
+    tables = np.isin(labels, [n for n in boxes if _is_table(n, labels, boxes, height)])
+    runs = [_long_runs(tables, length, axis) for axis in (0, 1)]
+    if not (runs[0].any() and runs[1].any()):
+        return ink
+    return np.where(ndimage.binary_dilation(runs[0] | runs[1], np.ones((5, 5))), 0, ink)
+
+
+def _is_table(piece: int, labels: np.ndarray, boxes: dict[int, Box], height: float) -> bool:
+    """Return whether a piece is hollow and around others as tall as digits."""
+    left, top, right, bottom = boxes[piece]
+    if min(right - left, bottom - top) < height:
+        return False
+    if (labels[top:bottom, left:right] == piece).mean() > 0.5:
+        return False
+    return any(
+        left < other[0] and top < other[1] and other[2] < right and other[3] < bottom
+        and other[3] - other[1] > 0.5 * height
+        for other in boxes.values()
+    )  # fmt: skip
 
 
 def remove_lines(ink: np.ndarray) -> np.ndarray:
@@ -225,7 +251,8 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
         shifts = np.round(slope * centres).astype(int)[:, None]
         rows = np.take_along_axis(strips, (np.arange(height) + shifts) % height, axis=1)
         # The ends too, which the strokes of a digit do not reach.
-        profile = np.minimum(np.sort(rows, axis=0)[len(rows) // 8], np.minimum(rows[0], rows[-1]))
+        profile, ends = np.sort(rows, axis=0)[len(rows) // 8], np.minimum(rows[0], rows[-1])
+        profile = np.where(ends > 0.6 * profile, np.minimum(profile, ends), 0)
         if (profile**2).sum() > (best**2).sum():
             best, best_slope = profile, slope
     if not best.any():
@@ -340,6 +367,7 @@ class Sheet:
     def __init__(self, ink: np.ndarray, classify: Classify, places: list[Box] | None = None) -> None:
         self.ink, self.classify = ink, classify
         self.labels, self.boxes = find_pieces(find_mask(ink))
+        self.places = places or []
         if places is not None:
             self.boxes = {n: b for n, b in self.boxes.items() if any(_touch(b, p) for p in places)}
         self.groups = self.see([(piece,) for piece in self.boxes])
@@ -384,11 +412,16 @@ class Sheet:
     def worth(self, group: Group) -> float:
         """Return the network's confidence in a group, 0 if it is too low to be a digit."""
         low = group.height < SMALLEST * self.height or group.width > 2 * group.height
-        return 0.0 if low else group.confidence
+        return 0.0 if low or self.is_blob(group) else group.confidence
+
+    def is_blob(self, group: Group) -> bool:
+        """Return whether a group is filled, and so wide that it is no 1."""
+        box = group.width * group.height
+        return group.width > 0.45 * group.height and self.area(group) > 0.7 * box
 
     def join_all(self) -> None:
         """Put all pieces together if they are few and the network is surer of the whole."""
-        if not 1 < len(self.groups) <= 6:
+        if not 1 < len(self.groups) <= 12:
             return
         areas = [self.area(group) for group in self.groups]
         worth = np.dot(areas, [self.worth(group) for group in self.groups]) / sum(areas)
@@ -413,7 +446,9 @@ class Sheet:
             gains = []
             for (one, other), whole in zip(pairs, wholes, strict=True):
                 weakest = min(self.worth(one), self.worth(other))
-                if weakest > 0:
+                if weakest > 0 and self.is_linked(whole):
+                    gain = whole.confidence - weakest + 0.05
+                elif weakest > 0:
                     gain = whole.confidence - weakest - 0.1
                 else:
                     gain = whole.confidence - max(self.worth(one), self.worth(other)) + 0.02
@@ -425,6 +460,13 @@ class Sheet:
                 return
             self.groups = [group for group in self.groups if group not in pairs[best]]
             self.groups.append(wholes[best])
+
+    def is_linked(self, group: Group) -> bool:
+        """Return whether a group was one piece at first sight."""
+        left, top, right, bottom = group.box
+        return any(
+            p[0] <= left and p[1] <= top and right <= p[2] and bottom <= p[3] for p in self.places
+        )
 
     def is_near(self, one: Group, other: Group) -> bool:
         """Return whether two groups are so near that they may be one digit."""
@@ -506,16 +548,29 @@ class Sheet:
         left, top, right, bottom = group.box
         height, width = self.ink.shape
         at_border = left == 0 or top == 0 or right == width or bottom == height
-        inner = [g for g in self.groups if g is not group]
-        if not at_border or not inner:
+        others = [g for g in self.groups if g is not group]
+        if not at_border or not others:
             return True
-        return group.confidence > 0.6 and group.width > 0.1 * group.height
+        return group.confidence > 0.6 and group.width > 0.1 * group.height and self.inner(group) > 0.7
+
+    def is_unlike_border(self, grey: np.ndarray, dark: bool) -> bool:
+        """Return whether the ink is darker (or brighter) than the paper at the picture's border."""
+        edge = np.ones(grey.shape, bool)
+        edge[1:-1, 1:-1] = False
+        dropped = np.isin(self.labels, [piece for group in self.dropped for piece in group.pieces])
+        if dropped[edge].mean() > 0.5:  # beyond the paper
+            return True
+        own = np.isin(self.labels, [piece for group in self.groups for piece in group.pieces])
+        if not own.any():
+            return True
+        contrast = np.median(grey[edge & ~dropped]) - grey[own].mean()
+        return (contrast if dark else -contrast) > 0.2 * np.ptp(np.percentile(grey, [1, 99]))
 
     @property
     def quality(self) -> float:
         """The share of the ink that is in digits, weighted by the network's confidence in them."""
-        good = sum(self.area(group) * group.confidence * self.inner(group) for group in self.groups)
-        bad = sum(self.area(group) for group in self.dropped)
+        good = sum(self.area(group) * self.worth(group) * self.inner(group) for group in self.groups)
+        bad = sum(self.area(group) for group in self.dropped if self.inner(group) == 1)
         return good / max(sum(self.area(group) for group in self.groups) + 0.3 * bad, 1)
 
     def inner(self, group: Group) -> float:
@@ -564,29 +619,23 @@ def _lines(boxes: list[Box]) -> list[list[int]]:
     return sorted(lines, key=lambda own: boxes[own[0]][1])
 
 
-def choose_way(grey: np.ndarray, classify: Classify) -> tuple[Sheet, bool, bool]:
+def choose_way(grey: np.ndarray, classify: Classify, scale: float) -> tuple[float, Sheet, bool, bool]:
     """Return the best of four ways to tell ink from paper: the sheet, whether dark, whether local.
 
     The ink is dark or bright, and stands out from its surroundings or from the whole picture. The
     best way has most of its ink in what the network is sure of, and its ink is unlike the border.
     """
     best = None
-    border = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
     for local in (True, False):
         if best and best[0] > 0.9:
             break
         for dark in (True, False):
-            sheet = Sheet(find_ink(grey, max(grey.shape) / 3 if local else 0, dark), classify)
-            quality = sheet.quality
-            if sheet.groups:
-                pieces = [piece for group in sheet.groups for piece in group.pieces]
-                own = grey[np.isin(sheet.labels, pieces)].mean()
-                spread = np.ptp(np.percentile(grey, [1, 99]))
-                if (border - own if dark else own - border) < 0.2 * spread:
-                    quality *= 0.5
+            size = max(grey.shape) / 3 if local else 0
+            sheet = Sheet(find_ink(grey, size, dark, scale), classify)
+            quality = sheet.quality * (1 if sheet.is_unlike_border(grey, dark) else 0.5)
             if best is None or quality > best[0] + 0.02:
                 best = quality, sheet, dark, local
-    return best[1:]
+    return best
 
 
 def find_digits(picture: Image.Image, classify: Classify) -> Reading:
@@ -600,7 +649,10 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     region: Box = (0, 0, *picture.size)
     longest = max(picture.size)
     scale = min(FIRST_SIDE / longest, max(1.0, min(8.0, 320 / longest)))
-    sheet, dark, local = choose_way(look(picture, region, scale), classify)
+    quality, sheet, dark, local = choose_way(look(picture, region, scale), classify, scale)
+    if quality < 0.6 and scale < 0.6:  # the digits may be too small to be seen
+        scale *= 2
+        quality, sheet, dark, local = choose_way(look(picture, region, scale), classify, scale)
     for number in range(3):
         if not sheet.groups or (number and 0.7 < HEIGHT / sheet.height < 1.4):
             break
@@ -625,7 +677,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
             tuple(scale * (value - region[i % 2]) for i, value in enumerate(box)) for box in places
         ]
         grey = look(picture, region, scale)
-        sheet = Sheet(find_ink(grey, 1.5 * HEIGHT if local else 0, dark), classify, places)
+        sheet = Sheet(find_ink(grey, 0.6 * HEIGHT if local else 0, dark, scale), classify, places)
     if not 0 < len(sheet.groups) <= MAX_DIGITS:
         text = f"more than {MAX_DIGITS} digits" if sheet.groups else "no ink found"
         raise ValueError(text)
