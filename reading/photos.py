@@ -260,7 +260,8 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is
     shifts = np.round(best_slope * np.arange(width)).astype(int)
     lines = best[(np.arange(height)[:, None] - shifts) % height]
-    return np.clip(ink - lines, 0, 1)
+    rest = np.clip(ink - lines, 0, 1)
+    return rest if rest.max() > 0.5 * ink.max() else ink  # else it was the stroke of a 1
 
 
 def find_mask(ink: np.ndarray) -> np.ndarray:
@@ -269,8 +270,8 @@ def find_mask(ink: np.ndarray) -> np.ndarray:
     What is connected above a weak threshold is cut again at half of its own mean, so that pencil
     and felt pen may be on one sheet.
     """
-    detail = ink - ndimage.uniform_filter(ink, 7)
-    noise = 1.4826 * float(np.median(np.abs(detail)))
+    detail = np.abs(ink - ndimage.uniform_filter(ink, 5))
+    noise = float(np.quantile(detail, 0.2)) / 0.25  # of the quietest pixels, which have no ink
     floor = max(FAINT * noise, 0.015)
     bright = ink[ink > floor]
     if bright.size < 4:
@@ -412,12 +413,12 @@ class Sheet:
     def worth(self, group: Group) -> float:
         """Return the network's confidence in a group, 0 if it is too low to be a digit."""
         low = group.height < SMALLEST * self.height or group.width > 2 * group.height
-        return 0.0 if low or self.is_blob(group) else group.confidence
+        return 0.0 if low else group.confidence * (0.5 if self.is_blob(group) else 1)
 
     def is_blob(self, group: Group) -> bool:
         """Return whether a group is filled, and so wide that it is no 1."""
         box = group.width * group.height
-        return group.width > 0.45 * group.height and self.area(group) > 0.7 * box
+        return group.width > 0.45 * group.height and self.area(group) > 0.8 * box
 
     def join_all(self) -> None:
         """Put all pieces together if they are few and the network is surer of the whole."""
@@ -426,7 +427,12 @@ class Sheet:
         areas = [self.area(group) for group in self.groups]
         worth = np.dot(areas, [self.worth(group) for group in self.groups]) / sum(areas)
         (whole,) = self.see([tuple(piece for group in self.groups for piece in group.pieces)])
-        if whole.confidence > worth and whole.width < 1.5 * whole.height:
+        near = int(0.18 * whole.height)
+        left, top, right, bottom = whole.box
+        own = np.pad(np.isin(self.labels[top:bottom, left:right], whole.pieces), near)
+        grown = ndimage.maximum_filter(own, near + 1)
+        alone = ndimage.label(grown)[1] > 1
+        if not alone and whole.confidence > worth and whole.width < 1.5 * whole.height:
             self.groups = [whole]
             self.height = whole.height
 
