@@ -212,7 +212,7 @@ def main() -> None:
     accuracies = train_study(run, plan, splits)
     args = Args(**(BEST | shared))
     setup = {"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size}
-    setup |= {**describe_setup(args, splits), "steps": steps}
+    setup = setup | describe_setup(args, splits) | {"steps": steps}
     study = Study(setup, ("model_type", "step"), accuracies)
     finish_study(
         "ablation", study, render(study),

@@ -263,7 +263,7 @@ def main() -> None:
     test = Split(splits[1].images.to(device), splits[1].labels.to(device))
     accuracies = measure(weights, test)
     setup: dict[str, Any] = {"seeds": flags.seeds, "epochs": flags.epochs}
-    setup |= {"images": len(test.labels), **describe_setup(args, splits)}
+    setup = setup | {"images": len(test.labels)} | describe_setup(args, splits)
     study = Study(setup, ("recipe", "model_type", "perturbation", "strength"), accuracies)
     finish_study("robustness", study, render(study), lambda: {"robustness": plot_robustness(study)})
 
