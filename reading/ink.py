@@ -1,0 +1,268 @@
+"""Ink in a picture: how it is told from paper, and how a digit becomes an image like MNIST's.
+
+Ink and masks are arrays [H, W], boxes (left, top, right, bottom) in pixels.
+"""
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+SIDE, BOX = 28, 20  # pixels: of an image, and of the box that the digit is scaled to fit
+FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
+WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
+THIN, THICK = 2.2, 4.0  # pixels of the 20x20 box: most of MNIST's strokes are between them
+
+Box = tuple[int, int, int, int]
+
+
+def look(picture: Image.Image, region: Box, scale: float) -> np.ndarray:
+    """Return a region of a picture at a scale, in its strongest colour channel, float [H, W].
+
+    That is the one, of brightness, red, green and blue, in which ink stands out most from noise.
+    """
+    size = [max(1, round(scale * (stop - start))) for start, stop in zip(region[:2], region[2:])]
+    method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
+    small = picture.resize(size, method, box=region, reducing_gap=3)
+    channels = [small.convert("L"), *small.split()]
+    channels = [np.asarray(channel, np.float32) for channel in channels]
+    strengths = [_strength(channel) for channel in channels]
+    best = int(np.argmax(strengths))
+    return channels[best if strengths[best] > 1.2 * strengths[0] else 0]
+
+
+def _strength(channel: np.ndarray) -> float:
+    """Return the contrast of details in a channel [H, W], in units of its noise."""
+    detail = channel - ndimage.uniform_filter(channel, max(3, max(channel.shape) // 8))
+    detail = ndimage.uniform_filter(detail, 3)[::2, ::2]
+    noise = np.median(np.abs(detail - np.median(detail)))
+    low, high = np.percentile(detail, [0.2, 99.8])
+    return float((high - low) / (noise + 1))
+
+
+def find_paper(grey: np.ndarray, size: float) -> np.ndarray:
+    """Return the paper under dark ink, with its shadows: a morphological closing, smoothed."""
+    step = max(1, int(size / 12))  # a small picture will do, for so smooth a thing
+    small = np.asarray(Image.fromarray(grey).reduce(step), np.float32)
+    window = max(3, round(size / step))
+    padded = np.pad(small, window, mode="symmetric")
+    closed = ndimage.grey_closing(padded, (window, window))[window:-window, window:-window]
+    closed = Image.fromarray(ndimage.gaussian_filter(closed, 1.5))
+    return np.asarray(closed.resize(grey.shape[::-1], Image.Resampling.BILINEAR), np.float32)
+
+
+def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndarray:
+    """Return how much darker (or brighter) than its surroundings a picture is, float [H, W].
+
+    Args:
+        grey: float [H, W], 0 to 255.
+        size: pixels; strokes must be narrower, shadows wider. 0: the whole picture has one light.
+        dark: whether the ink is darker than the paper.
+    """
+    smooth = ndimage.gaussian_filter(grey if dark else 255 - grey, max(1, 0.5 * scale))
+    if size:
+        paper = find_paper(smooth, size)
+    else:
+        paper = np.median(smooth[smooth > otsu(smooth.ravel())])
+    ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
+    return remove_lines(remove_table(np.clip(ink, 0, 1)))
+
+
+def otsu(values: np.ndarray) -> float:
+    """Return the threshold that separates values into two classes best (Otsu, 1979)."""
+    counts, edges = np.histogram(values, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    if np.isnan(between).all():
+        return float(values.max())
+    best = between == np.nanmax(between)  # several in a row, where there is a gap
+    return float(edges[1:][best].mean())
+
+
+def remove_table(ink: np.ndarray) -> np.ndarray:
+    """Return ink [H, W] without tables, and without boxes around digits.
+
+    First their long straight lines go, so that a digit that touches them stays; then what is
+    still closed around a digit.
+    """
+    labels, boxes = label(find_mask(ink))
+    height, _ = typical_size(labels, boxes)
+    tables = np.isin(labels, [n for n in boxes if _is_around(n, labels, boxes, height)])
+    if tables.any():
+        runs = [_long_runs(tables, max(5, round(1.5 * height)), axis) for axis in (0, 1)]
+        if runs[0].any() and runs[1].any():
+            ink = np.where(ndimage.binary_dilation(runs[0] | runs[1], np.ones((5, 5))), 0, ink)
+            labels, boxes = label(find_mask(ink))
+        frames = [n for n in boxes if _is_around(n, labels, boxes, height, closed=True)]
+        ink = np.where(ndimage.binary_dilation(np.isin(labels, frames), np.ones((5, 5))), 0, ink)
+    return ink
+
+
+def _is_around(
+    piece: int, labels: np.ndarray, boxes: dict[int, Box], height: float, closed: bool = False
+) -> bool:
+    """Return whether a piece is hollow, around others as tall as digits, and perhaps closed."""
+    left, top, right, bottom = boxes[piece]
+    own = labels[top:bottom, left:right] == piece
+    inside = any(
+        left < other[0] and top < other[1] and other[2] < right and other[3] < bottom
+        and other[3] - other[1] > max(0.5 * min(height, bottom - top), 5)
+        for other in boxes.values()
+    )  # fmt: skip
+    if not inside or own.mean() > 0.5:
+        return False
+    rows, columns = (max(1, size // 4) for size in own.shape)
+    sides = (own[:, :columns], own[:, -columns:], own[:rows].T, own[-rows:].T)
+    return not closed or min(side.any(axis=1).mean() for side in sides) > 0.8
+
+
+def remove_lines(ink: np.ndarray) -> np.ndarray:
+    """Return ink [H, W] without the lines of ruled or squared paper, askew by up to 4 degrees.
+
+    A line reaches from one side to the other: of 32 strips that part the picture, the outermost
+    and seven eighths of all show it in the same row.
+    """
+    for _ in range(2):  # the rows, then the columns
+        ink = _remove_rows(ink).T
+    return ink
+
+
+def _remove_rows(ink: np.ndarray) -> np.ndarray:
+    height, width = ink.shape
+    count = min(32, width)
+    strips = np.stack([part.mean(axis=1) for part in np.array_split(ink, count, axis=1)])
+    centres = (np.arange(count) + 0.5) * width / count
+    best = np.zeros(height, ink.dtype)
+    for slope in np.tan(np.radians(np.arange(-4, 4.01, 0.25))):
+        shifts = np.round(slope * centres).astype(int)[:, None]
+        rows = np.take_along_axis(strips, (np.arange(height) + shifts) % height, axis=1)
+        # The ends too, which the strokes of a digit do not reach.
+        profile, ends = np.sort(rows, axis=0)[len(rows) // 8], np.minimum(rows[0], rows[-1])
+        profile = np.where(ends > 0.6 * profile, np.minimum(profile, ends), 0)
+        if (profile**2).sum() > (best**2).sum():
+            best, best_slope = profile, slope
+    if not best.any():
+        return ink
+    best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is
+    shifts = np.round(best_slope * np.arange(width)).astype(int)
+    lines = best[(np.arange(height)[:, None] - shifts) % height]
+    rest = np.clip(ink - lines, 0, 1)
+    return rest if rest.max() > 0.5 * ink.max() else ink  # else it was the stroke of a 1
+
+
+def find_mask(ink: np.ndarray) -> np.ndarray:
+    """Return which pixels of ink [H, W] are ink: hysteresis, relative to the stroke around them.
+
+    What is connected above a weak threshold is cut again at half of its own mean, so that pencil
+    and felt pen may be on one sheet.
+    """
+    detail = np.abs(ink - ndimage.uniform_filter(ink, 5))
+    noise = float(np.quantile(detail, 0.2)) / 0.25  # of the quietest pixels, which have no ink
+    floor = max(FAINT * noise, 0.015)
+    bright = ink[ink > floor]
+    if bright.size < 4:
+        return np.zeros(ink.shape, bool)
+    strong = bright[bright >= min(otsu(bright), bright.max())].mean()
+    low = max(floor, WEAK * strong)
+    labels, count = ndimage.label(ink > low, np.ones((3, 3)))
+    means = np.bincount(labels.ravel(), ink.ravel(), count + 1) / np.maximum(
+        np.bincount(labels.ravel(), minlength=count + 1), 1
+    )
+    means[0] = 1
+    return ink > np.maximum(low, 0.55 * means)[labels]
+
+
+# --- Pieces -------------------------------------------------------------------------------------
+
+
+def _long_runs(mask: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Return the pixels of a mask [H, W] that are in straight runs of that length: an opening."""
+    eroded = ndimage.minimum_filter1d(mask.astype(np.uint8), length, axis, mode="constant")
+    shift = 0 if length % 2 else -1
+    return ndimage.maximum_filter1d(eroded, length, axis, mode="constant", origin=shift) > 0
+
+
+def label(mask: np.ndarray) -> tuple[np.ndarray, dict[int, Box]]:
+    labels = ndimage.label(mask, np.ones((3, 3)))[0]
+    parts = enumerate(ndimage.find_objects(labels), start=1)
+    return labels, {n: (x.start, y.start, x.stop, y.stop) for n, (y, x) in parts}
+
+
+def typical_size(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[float, float]:
+    """Return the median height and area of the pieces that hold nine tenths of the ink."""
+    if not boxes:
+        return 0.0, 0.0
+    areas = np.bincount(labels.ravel())[1:]
+    order = np.argsort(-areas)
+    count = int(np.searchsorted(np.cumsum(areas[order]), 0.9 * areas.sum())) + 1
+    heights = [boxes[n + 1][3] - boxes[n + 1][1] for n in order[:count]]
+    return float(np.median(heights)), float(np.median(areas[order[:count]]))
+
+
+# --- One digit, as MNIST was made -------------------------------------------------------------
+# LeCun et al., 1998, section III.A: fitted with antialiasing into a 20x20 box, then placed so that
+# its centre of mass is at pixel 14 of the 28x28 image, counted from 0.
+
+
+def cut_out(ink: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return one digit's ink as a mask, bool [h, w], enlarged to about 100 pixels if smaller.
+
+    Args:
+        ink: float [H, W], around the digit.
+        own: bool [H, W], the digit's pixels.
+    """
+    grown = ndimage.binary_dilation(own, np.ones((3, 3)), iterations=max(1, len(own) // 60))
+    alone = np.where(grown, ink, 0)
+    factor = max(1.0, 100 / max(own.shape))
+    large = ndimage.zoom(alone, factor, order=1)
+    return large > 0.5 * np.percentile(ink[own], 75)
+
+
+def set_stroke(mask: np.ndarray) -> np.ndarray:
+    """Return a mask [H, W] with strokes as wide, for its size, as MNIST's mostly are."""
+    inside = ndimage.distance_transform_edt(mask)
+    scale = max(np.ptp(np.flatnonzero(mask.any(axis=axis))) + 1 for axis in (0, 1)) / BOX
+    width = 4 * inside[mask].mean() / scale  # the mean distance to the edge is a fourth of it
+    if width < THIN:
+        radius = (THIN - width) / 2 * scale
+        padded = np.pad(mask, int(radius) + 1)
+        return ndimage.distance_transform_edt(~padded) <= radius
+    if width > THICK:
+        thinner = inside > (width - THICK) / 2 * scale
+        return thinner if thinner.any() else mask
+    return mask
+
+
+def area_weights(size: int, new_size: int) -> np.ndarray:
+    """Return float [new_size, size]: what share of each new pixel each old pixel covers."""
+    edges = np.linspace(0, size, new_size + 1)
+    covered = np.clip(edges[:, None] - np.arange(size), 0, 1)
+    return np.diff(covered, axis=0) * (new_size / size)
+
+
+def to_mnist(ink: np.ndarray) -> np.ndarray:
+    """Return a digit as uint8 [28, 28], ink white (255) on black (0).
+
+    Args:
+        ink: float [H, W], from 0 (paper) to 1 (ink), not all 0, of any size.
+    """
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = (max(1, int(BOX * size / max(ink.shape) + 0.5)) for size in ink.shape)
+    small = area_weights(ink.shape[0], height) @ ink @ area_weights(ink.shape[1], width).T
+    top, left = (_place(small.sum(axis=axis)) for axis in (1, 0))
+    image = np.zeros((SIDE, SIDE))
+    image[top : top + height, left : left + width] = small
+    return np.round(255 * image).astype(np.uint8)
+
+
+def _place(profile: np.ndarray) -> int:
+    """Return where a profile must start in 28 pixels for its centre of mass to be at pixel 14.
+
+    There it is in MNIST's images, counted from 0, half a pixel beyond the middle.
+    """
+    centre = (profile * np.arange(len(profile))).sum() / profile.sum()
+    return int(np.clip(np.floor(SIDE / 2 - centre + 0.5), 0, SIDE - len(profile)))
