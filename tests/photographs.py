@@ -1,41 +1,21 @@
-"""Photographs of handwritten digits, simulated from MNIST's images: python tests/photographs.py
+"""Photographs of handwritten digits, simulated from MNIST's images.
 
 Each digit is enlarged, thickened or thinned, rotated, and put somewhere on white, cream, grey,
 ruled or squared paper, or on a blackboard, in black, blue, red, pencil or chalk; light falls off
-over the picture, then come blur, noise and JPEG. Prints how many of them predict.py reads rightly;
-with --publish it writes that into the README, and draws some in plots/results/predictions.png.
+over the picture, then come blur, noise and JPEG. tests/pictures.py measures how many are read.
 """
 
 import io
 import math
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy import ndimage
-from tqdm import tqdm
-
-from comparison.runs import cores
-from comparison.stats import format_interval, proportion_interval
-from predict import WEIGHTS, classify_digits, load_classifier, shipped_test_images
-from reading.photos import find_digits
-from reading.plots import plot_predictions
-from utils.command import run_command
-from utils.files import with_table, write_all
-from utils.settings import Parser
-
-README = Path(__file__).parent.parent / "README.md"
 
 PAPERS = {"white": (250, 250, 248), "cream": (244, 236, 214), "grey": (190, 190, 192)}
 INKS = {"black": (25, 25, 28), "blue": (30, 50, 150), "red": (170, 30, 35), "pencil": (95, 95, 98)}
 BOARDS = ((38, 44, 42), (30, 62, 48))
 CHALK = (225, 225, 218)
-EXAMPLES = (4, 6, 3)  # digits in each photograph that --publish draws
 
 
 def enlarge(image: np.ndarray, scale: float, angle: float, level: float) -> np.ndarray:
@@ -121,75 +101,3 @@ def light(shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
         slope = math.sin(angle) * y[:, None] + math.cos(angle) * x
         return 1 - loss * (slope / (abs(math.sin(angle)) + abs(math.cos(angle))) + 1) / 2
     return 1 - loss * (y[:, None] ** 2 + x**2) / 2
-
-
-# --- The measurement --------------------------------------------------------------------------
-
-
-def is_read(number: int, length: int) -> bool:
-    """Return whether LeNet-5 reads the photograph of that number, of so many test images, rightly.
-
-    The number seeds which images these are and everything about the photograph.
-    """
-    torch.set_num_threads(1)
-    generator = np.random.default_rng([length, number])
-    images, labels = shipped_test_images()
-    chosen = generator.choice(len(labels), length, replace=False)
-    content = photograph(images[chosen].numpy(), generator)
-    try:
-        digits = find_digits(Image.open(io.BytesIO(content)).convert("RGB"))
-    except ValueError:  # nothing found
-        return False
-    answers = classify_digits(load_classifier(WEIGHTS / "LeNet5.pt"), digits).argmax(axis=1)
-    return answers.tolist() == labels[chosen].tolist()
-
-
-def count_read(count: int, length: int) -> int:
-    """Return how many of so many photographs are read rightly."""
-    with ProcessPoolExecutor(cores()) as pool:
-        right = pool.map(is_read, range(count), [length] * count, chunksize=10)
-        return sum(tqdm(right, f"{length} digits", total=count, leave=False, disable=None))
-
-
-def draw_examples() -> bytes:
-    """Return predictions.png of four photographs, as predict.py would draw it."""
-    images, _ = shipped_test_images()
-    classifier, shown = load_classifier(WEIGHTS / "LeNet5.pt"), []
-    for number, length in enumerate(EXAMPLES):
-        generator = np.random.default_rng([length, number, 3])
-        chosen = generator.choice(len(images), length, replace=False)
-        content = photograph(images[chosen].numpy(), generator)
-        picture = Image.open(io.BytesIO(content)).convert("RGB")
-        digits = find_digits(picture)
-        shares = classify_digits(classifier, digits)
-        shown.append((f"photograph {number + 1}", np.asarray(picture), digits, shares))
-    return plot_predictions(shown)
-
-
-def main() -> None:
-    """Take the photographs, read them, and report how many are read rightly."""
-    parser = Parser(description=__doc__, prog="photographs.py")
-    parser.add_argument("--singles", type=int, default=1000, help="photographs of one digit")
-    parser.add_argument("--rows", type=int, default=300, help="photographs of four digits")
-    parser.add_argument("--publish", action="store_true", help="write it into the README")
-    flags = parser.parse_args()
-    parts = []
-    for count, length, what in (
-        (flags.singles, 1, "photographs of one digit"),
-        (flags.rows, 4, "rows of four digits, each wholly,"),
-    ):
-        right = count_read(count, length)
-        interval = format_interval(proportion_interval(right, count), 1)
-        parts.append(f"{100 * right / count:.1f} % {interval} of {count:,} {what}")
-    text = (
-        f"Of simulated photographs (`python tests/photographs.py`), made from test images, LeNet-5 "
-        f"with the shipped weights reads {' and '.join(parts)} rightly."
-    )
-    if flags.publish:
-        picture = README.parent / "plots/results/predictions.png"
-        write_all({README: with_table(README, "photographs", text), picture: draw_examples()})
-    print(text)
-
-
-if __name__ == "__main__":
-    run_command(main)

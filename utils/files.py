@@ -89,19 +89,3 @@ def _acquire(lock: BaseFileLock, timeout: float) -> BaseFileLock | None:
     except Timeout:
         return None
     return lock
-
-
-def markers(name: str) -> tuple[str, str]:
-    """Return the lines of a README between which the table of that name stands."""
-    return f"<!-- {name}: written by a script -->", f"<!-- end of {name} -->"
-
-
-def with_table(path: Path, name: str, table: str) -> bytes:
-    """Return a README's content with the table between its markers of that name."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    first, last = markers(name)
-    before, begin, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not (begin and end):
-        raise UserError(f"{path}: the lines {first} and {last} are missing; put them back")
-    return f"{before}{begin}\n{table}\n{end}{after}".encode()
