@@ -41,7 +41,7 @@ class Args:
     """The args block: every setting, once. Change a default here, or pass the flag.
 
     Raises:
-        UserError: for a value that its line does not allow.
+        UserError: for a value that its line does not allow, or a device that is not there.
     """
 
     model_type: str = setting("LeNet5", "network", choices=MODELS)
@@ -67,6 +67,7 @@ class Args:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        select_device(self.device)
 
 
 # Sets of settings; what a recipe leaves out is as in the args block.
@@ -170,10 +171,11 @@ def build(
 ) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
     """Return the network, its optimizer and the random generator of a run, before its first step.
 
+    They depend on PyTorch's seed, see make_reproducible().
+
     Raises:
         UserError: if the network's logits are not one per class.
     """
-    make_reproducible(args.seed, args.threads)
     # The only random numbers after initialization come from here, so that a checkpoint needs no
     # other state. Seeded by a draw, as the same seed would repeat the numbers of the weights.
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
@@ -232,8 +234,9 @@ def run(
     """
     folder = Path(folder)
     verbose = verbose and distributed.rank() == 0
-    device = select_device(args.device)
     splits = splits or load_splits(args.data_dir, args.val_size)
+    device = select_device(args.device)
+    make_reproducible(args.seed, args.threads)
     model, optimizer, generator = build(args, device)
     distributed.check_shares(model, len(splits[0].labels), args.batch_size)
     data = [digest(split) for split in splits]
@@ -244,12 +247,12 @@ def run(
         if len(history) == args.epochs:
             print("already finished:", format_row(history[-1]))
     started = time.perf_counter()  # the first epoch's seconds hold the preparation too
-    training, evaluation = (prepare(split, args.deskew, device) for split in splits)
+    ddp_model = distributed.wrap_ddp(model, device)
     augmentation = make_augmentation(args, device)
+    training, evaluation = (prepare(split, args.deskew, device) for split in splits)
     batches = Batches(training, args.batch_size, generator, augmentation)
     evaluation_batches = Batches(evaluation, EVALUATION_BATCH)
     scheduler = make_scheduler(args, optimizer, len(batches), len(history))
-    ddp_model = distributed.wrap_ddp(model, device)
     split = "val" if args.val_size else "test"
     for epoch in range(len(history) + 1, args.epochs + 1):
         # Dropout's masks: new in each epoch, different in each process.
