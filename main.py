@@ -71,21 +71,11 @@ class Args:
 
 
 # Sets of settings; what a recipe leaves out is as in the args block.
-ONECYCLE: dict[str, Any] = {
-    "schedule": "onecycle",
-    "lr": 0.1,
-    "label_smoothing": 0.05,
-    "deskew": True,
-}
-AUGMENTED: dict[str, Any] = {
-    "rotate": 7.0,
-    "shift": 1.0,
-    "stretch": 0.1,
-    "shear": 0.1,
-    "elastic": 0.3,
-}
-BEST: dict[str, Any] = ONECYCLE | AUGMENTED | {"weight_decay": 0.0003}
-RECIPES: dict[str, dict[str, Any]] = {
+Settings = dict[str, Any]
+ONECYCLE: Settings = dict(schedule="onecycle", lr=0.1, label_smoothing=0.05, deskew=True)
+AUGMENTED: Settings = dict(rotate=7.0, shift=1.0, stretch=0.1, shear=0.1, elastic=0.3)
+BEST: Settings = ONECYCLE | AUGMENTED | {"weight_decay": 0.0003}
+RECIPES: dict[str, Settings] = {
     "baseline": {},
     "best": BEST,
     "record": BEST | {"epochs": 80},
@@ -280,7 +270,7 @@ def run(
 # --- The command ------------------------------------------------------------------------------
 
 
-def parse_flags() -> tuple[bool, str | None, dict[str, Any]]:
+def parse_flags() -> tuple[bool, str | None, Settings]:
     """Return whether to resume, the run's name, and the settings that the flags give."""
     parser = Parser(description=__doc__)
     parser.add_argument("--name", help="of the run's folder in runs/ (default: the model_type)")
