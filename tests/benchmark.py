@@ -149,9 +149,9 @@ def cost_of_trust(split: Split, rounds: int) -> None:
             saves = [seconds(save_run, *state) for _ in range(20)]
         for _ in range(3 * rounds):
             for deterministic, times in epochs.items():
-                torch.use_deterministic_algorithms(deterministic)
+                torch.set_deterministic_debug_mode(2 if deterministic else 0)
                 times.append(seconds(our_epoch, model_type, split))
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")
         epoch = report(f"{model_type}, deterministic", epochs[True])
         other = report(f"{model_type}, not deterministic", epochs[False])
         save = report(f"{model_type}, checkpoint and metrics", saves)

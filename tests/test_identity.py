@@ -44,7 +44,7 @@ def edit(path, old, new):
     ("main.py", "EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 500"),
     ("dataset.py", "MEAN, STD = 0.1307, 0.3081", "MEAN, STD = 0.5, 0.5"),
     ("utils/augment.py", "KNOTS = 4", "KNOTS = 5"),
-    ("utils/device.py", "torch.use_deterministic_algorithms(True)", "pass"),
+    ("utils/device.py", 'debug_mode("error")', 'debug_mode("warn")'),
     ("utils/distributed.py", "dist.all_reduce(tensor)", "pass"),
     ("utils/classes.py", '"0123456789"', '"abcdefghij"'),
 ])  # fmt: skip

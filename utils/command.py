@@ -1,5 +1,6 @@
 """How every command starts and ends. Commands import this before anything else."""
 
+import atexit
 import io
 import os
 import signal
@@ -13,8 +14,9 @@ from utils.files import UserError
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (ROOT, ROOT / "experiments", ROOT / "tests")
 
-if Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve().parent in COMMANDS:
-    # A command is starting, not a notebook: Ctrl-C ends its imports without a traceback.
+IS_COMMAND = Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve().parent in COMMANDS
+
+if IS_COMMAND:  # and no notebook: Ctrl-C ends the imports without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Services and pythonw have no terminal; libraries write to it all the same.
     for stream in ("stdout", "stderr"):
@@ -28,16 +30,22 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the encoding lacks is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
+    code = 0
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:  # as in main.py | head -1; at exit Python would try to write again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    sys.exit(0)
+        code = 141
+    if IS_COMMAND:
+        # At once: to take down PyTorch, module by module, takes Python up to a second.
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -58,7 +58,8 @@ def make_reproducible(seed: int, threads: int) -> None:
     https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for cuBLAS to be deterministic
-    torch.use_deterministic_algorithms(True)
+    # As torch.use_deterministic_algorithms(True), which imports a compiler, for a second.
+    torch.set_deterministic_debug_mode("error")
     # A debugging aid that costs 3 %.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)  # another number adds in another order
