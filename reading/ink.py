@@ -20,11 +20,10 @@ def look(picture: Image.Image, region: Box, scale: float) -> np.ndarray:
 
     That is the one, of brightness, red, green and blue, in which ink stands out most from noise.
     """
-    size = [max(1, round(scale * (stop - start))) for start, stop in zip(region[:2], region[2:])]
+    size = [max(1, round(scale * (region[axis + 2] - region[axis]))) for axis in (0, 1)]
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
     small = picture.resize(size, method, box=region, reducing_gap=3)
-    channels = [small.convert("L"), *small.split()]
-    channels = [np.asarray(channel, np.float32) for channel in channels]
+    channels = [np.asarray(band, np.float32) for band in (small.convert("L"), *small.split())]
     strengths = [_strength(channel) for channel in channels]
     best = int(np.argmax(strengths))
     return channels[best if strengths[best] > 1.2 * strengths[0] else 0]
@@ -59,10 +58,8 @@ def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndar
         dark: whether the ink is darker than the paper.
     """
     smooth = ndimage.gaussian_filter(grey if dark else 255 - grey, max(1, 0.5 * scale))
-    if size:
-        paper = find_paper(smooth, size)
-    else:
-        paper = np.median(smooth[smooth > otsu(smooth.ravel())])
+    bright = smooth[smooth > otsu(smooth.ravel())]
+    paper = find_paper(smooth, size) if size else np.median(bright)
     ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
     return remove_lines(remove_table(np.clip(ink, 0, 1)))
 

@@ -113,9 +113,9 @@ def _formats() -> set[str]:
 
 
 def _set_upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its EXIF orientation says; other tags, however odd, don't matter."""
+    """Return an image turned as its EXIF orientation says, whatever its other tags."""
     try:
-        turn = TURNS.get(image.getexif().get(0x0112))
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # whatever a damaged block of tags makes Pillow raise
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -153,7 +153,7 @@ def is_mnist(picture: Image.Image) -> bool:
 
 @dataclass(eq=False)
 class Group:
-    """Ink that may be a digit: its box, its mask bool [h, w], its image and the confidence in it."""
+    """Ink that may be a digit: box, mask bool [h, w], image, and the confidence in it."""
 
     box: Box
     mask: np.ndarray
@@ -219,7 +219,8 @@ class Sheet:
             rest = [(0, -size % step) for size in own.shape]
             ink, own = np.pad(ink, rest), np.pad(own, rest)
             shape = (own.shape[0] // step, step, own.shape[1] // step, step)
-            ink, own = ink.reshape(shape).mean(axis=(1, 3)), own.reshape(shape).any(axis=(1, 3))
+            ink = ink.reshape(shape).mean(axis=(1, 3))
+            own = own.reshape(shape).max(axis=(1, 3))
         return to_mnist(set_stroke(cut_out(ink, own)).astype(float))
 
     # Pieces that belong together
@@ -230,16 +231,15 @@ class Sheet:
             return
         (whole,) = self.see([_union(self.groups)])
         reach = int(NEAR * whole.height)
-        chained = (
-            ndimage.label(ndimage.maximum_filter(np.pad(whole.mask, reach), reach + 1))[1] == 1
-        )
+        grown = ndimage.maximum_filter(np.pad(whole.mask, reach), reach + 1)
+        chained = ndimage.label(grown)[1] == 1
         parts = sum(group.area * self.worth(group) for group in self.groups) / whole.area
         if chained and whole.confidence > parts and whole.width < 1.5 * whole.height:
             self.groups, self.height = [whole], whole.height
 
     def join_pairs(self) -> None:
         """Put two pieces together where the network is surer of the whole, the surest first."""
-        known: dict[tuple[Group, Group], tuple[float, Group]] = {}
+        known: dict[tuple[Group, ...], tuple[float, Group]] = {}
         while True:
             pairs = [
                 (first, second)
@@ -253,11 +253,11 @@ class Sheet:
             gains = [
                 (gain, pair) for pair, (gain, _) in known.items() if set(pair) <= set(self.groups)
             ]
-            gain, pair = max(gains, key=lambda entry: entry[0], default=(0.0, None))
-            if gain <= 0 or pair is None:
+            gain, best = max(gains, key=lambda entry: entry[0], default=(0.0, ()))
+            if gain <= 0:
                 return
-            self.groups = [group for group in self.groups if group not in pair]
-            self.groups.append(known[pair][1])
+            self.groups = [group for group in self.groups if group not in best]
+            self.groups.append(known[best][1])
 
     def may_join(self, first: Group, second: Group) -> bool:
         """Return whether two pieces are so near, and both so small, that they may be one digit."""
@@ -489,8 +489,8 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         """Return a box of the sheet, grown by a margin, as a box of the picture."""
         left, top = (region[i] + (box[i] - margin) / scale for i in (0, 1))
         right, bottom = (region[i - 2] + (box[i] + margin) / scale for i in (2, 3))
-        return (max(0, int(left + 0.5)), max(0, int(top + 0.5)),
-                min(picture.width, int(right + 0.5)), min(picture.height, int(bottom + 0.5)))  # fmt: skip
+        right, bottom = min(picture.width, round(right)), min(picture.height, round(bottom))
+        return max(0, round(left)), max(0, round(top)), right, bottom
 
     for number in range(3):
         if not sheet.groups or (number and 0.7 < HEIGHT / sheet.height < 1.4):

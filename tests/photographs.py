@@ -23,7 +23,8 @@ from tqdm import tqdm
 from comparison.runs import cores
 from comparison.stats import format_interval, proportion_interval
 from predict import WEIGHTS, classify_digits, load_classifier, shipped_test_images
-from reading.photos import find_digits
+from reading.classifier import Classifier, classify
+from reading.photos import Reading, find_digits
 from reading.plots import plot_predictions
 from utils.command import run_command
 from utils.files import with_table, write_all
@@ -126,6 +127,14 @@ def light(shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
 # --- The measurement --------------------------------------------------------------------------
 
 
+def find(content: bytes, classifier: Classifier) -> Reading:
+    """Return what is found in a photograph."""
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    return find_digits(
+        picture, lambda images: classify(classifier, torch.from_numpy(images)).softmax(1).numpy()
+    )
+
+
 def is_read(number: int, length: int) -> bool:
     """Return whether LeNet-5 reads the photograph of that number, of so many test images, rightly.
 
@@ -136,11 +145,12 @@ def is_read(number: int, length: int) -> bool:
     images, labels = shipped_test_images()
     chosen = generator.choice(len(labels), length, replace=False)
     content = photograph(images[chosen].numpy(), generator)
+    classifier = load_classifier(WEIGHTS / "LeNet5.pt")
     try:
-        digits = find_digits(Image.open(io.BytesIO(content)).convert("RGB"))
+        digits = find(content, classifier).digits
     except ValueError:  # nothing found
         return False
-    answers = classify_digits(load_classifier(WEIGHTS / "LeNet5.pt"), digits).argmax(axis=1)
+    answers = classify_digits(classifier, digits).argmax(axis=1)
     return answers.tolist() == labels[chosen].tolist()
 
 
@@ -160,7 +170,7 @@ def draw_examples() -> bytes:
         chosen = generator.choice(len(images), length, replace=False)
         content = photograph(images[chosen].numpy(), generator)
         picture = Image.open(io.BytesIO(content)).convert("RGB")
-        digits = find_digits(picture)
+        digits = find(content, classifier).digits
         shares = classify_digits(classifier, digits)
         shown.append((f"photograph {number + 1}", np.asarray(picture), digits, shares))
     return plot_predictions(shown)

@@ -4,23 +4,17 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from conftest import decode
 from photographs import light, photograph, write_row
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from reading.photos import (
-    MAX_PIXELS,
-    _reading_order,
-    area_weights,
-    find_digits,
-    is_mnist,
-    open_picture,
-    otsu,
-    remove_lines,
-    set_stroke,
-    to_mnist,
-)
+from predict import WEIGHTS, load_classifier
+from reading import photos
+from reading.classifier import classify
+from reading.ink import area_weights, otsu, remove_lines, set_stroke, to_mnist
+from reading.photos import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
 
 
@@ -28,6 +22,24 @@ from utils.files import UserError
 def digits(real):
     """The first 100 test images, uint8 [100, 28, 28]."""
     return np.stack([decode(content) for _, content in real["test"][:100]])
+
+
+CLASSIFIER = load_classifier(WEIGHTS / "LeNet5.pt")
+
+
+def probabilities(images):
+    """Return LeNet-5's probabilities float [N, 10] of images uint8 [N, 28, 28]."""
+    return classify(CLASSIFIER, torch.from_numpy(images)).softmax(dim=1).numpy()
+
+
+def find_digits(picture):
+    return photos.find_digits(picture, probabilities).digits
+
+
+def read(picture):
+    """Return what LeNet-5 reads in a picture."""
+    images = np.stack([digit.image for digit in find_digits(picture)])
+    return "".join(map(str, probabilities(images).argmax(axis=1)))
 
 
 def similarity(image, other):
@@ -194,8 +206,8 @@ def test_lines_that_are_askew_are_read_one_after_the_other():
         for column in range(9)
     ]
     shuffled = np.random.default_rng(0).permutation(len(boxes))
-    order = _reading_order([boxes[i] for i in shuffled])
-    assert [shuffled[i] for i in order] == list(range(len(boxes)))
+    lines = photos._lines([boxes[i] for i in shuffled])
+    assert [shuffled[i] for line in lines for i in line] == list(range(len(boxes)))
 
 
 def test_dirt_and_edges_are_no_digits(digits):
@@ -218,10 +230,10 @@ def test_empty_pictures_have_no_ink(grey):
 
 
 def test_a_page_of_text_is_too_much():
-    page = Image.new("L", (900, 600), 245)
-    for row in range(20):
-        ImageDraw.Draw(page).text((20, 20 + 28 * row), "0123456789 " * 10, 30)
-    with pytest.raises(ValueError, match="more than 100 digits"):
+    page = Image.new("L", (900, 800), 245)
+    for row in range(27):
+        ImageDraw.Draw(page).text((20, 20 + 28 * row), "0123456789 " * 12, 30)
+    with pytest.raises(ValueError, match="more than 300 digits"):
         find_digits(page.convert("RGB"))
 
 
