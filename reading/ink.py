@@ -61,7 +61,7 @@ def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndar
     bright = smooth[smooth > otsu(smooth.ravel())]
     paper = find_paper(smooth, size) if size else np.median(bright)
     ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
-    return remove_lines(remove_table(np.clip(ink, 0, 1)))
+    return remove_lines(remove_table(np.clip(ink, -1, 1)))
 
 
 def otsu(values: np.ndarray) -> float:
@@ -138,7 +138,7 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
         rows = np.take_along_axis(strips, (np.arange(height) + shifts) % height, axis=1)
         # The ends too, which the strokes of a digit do not reach.
         profile, ends = np.sort(rows, axis=0)[len(rows) // 8], np.minimum(rows[0], rows[-1])
-        profile = np.where(ends > 0.6 * profile, np.minimum(profile, ends), 0)
+        profile = np.where(ends > 0.6 * profile, np.clip(np.minimum(profile, ends), 0, 1), 0)
         if (profile**2).sum() > (best**2).sum():
             best, best_slope = profile, slope
     if not best.any():
@@ -146,7 +146,7 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is
     shifts = np.round(best_slope * np.arange(width)).astype(int)
     lines = best[(np.arange(height)[:, None] - shifts) % height]
-    rest = np.clip(ink - lines, 0, 1)
+    rest = np.where(ink > 0, np.maximum(ink - lines, 0), ink)
     return rest if rest.max() > 0.5 * ink.max() else ink  # else it was the stroke of a 1
 
 

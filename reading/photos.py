@@ -37,6 +37,7 @@ HEIGHT = 64  # pixels that a digit is tall at second sight
 WORKING_PIXELS = 3_000_000  # at most, at second sight
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
 SMALLEST, LARGEST = 0.4, 2.5  # of the digits' median height: what is lower or taller is no digit
+LEAST = 0.1  # of the ink in what the network is sure of: below it there are no digits
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO", "PPM", "ICO")
 NO_PICTURES = {".pdf": "save its page as PNG or JPEG", ".svg": "export it as PNG"}
@@ -179,7 +180,7 @@ class Sheet:
         self.groups = self.see(self.find_pieces(places))
         self.height = _median_height(self.groups)
         self.join_all()
-        if places is not None:
+        if places is not None and len(self.groups) <= 2 * MAX_DIGITS:
             self.join_pairs()
             self.height = _median_height(self.groups)
             self.groups = [part for group in self.groups for part in self.split(group)]
@@ -239,25 +240,27 @@ class Sheet:
 
     def join_pairs(self) -> None:
         """Put two pieces together where the network is surer of the whole, the surest first."""
-        known: dict[tuple[Group, ...], tuple[float, Group]] = {}
+        options: list[tuple[float, Group, Group, Group]] = []
+        new = self.groups
         while True:
             pairs = [
                 (first, second)
-                for number, first in enumerate(self.groups)
-                for second in self.groups[:number]
-                if (first, second) not in known and self.may_join(first, second)
+                for number, first in enumerate(new)
+                for second in (self.groups[:number] if new is self.groups else self.groups)
+                if first is not second and self.may_join(first, second)
             ]
             wholes = self.see([_union(pair) for pair in pairs])
-            for pair, whole in zip(pairs, wholes, strict=True):
-                known[pair] = self.gain(*pair, whole), whole
-            gains = [
-                (gain, pair) for pair, (gain, _) in known.items() if set(pair) <= set(self.groups)
-            ]
-            gain, best = max(gains, key=lambda entry: entry[0], default=(0.0, ()))
-            if gain <= 0:
+            for (first, second), whole in zip(pairs, wholes, strict=True):
+                options.append((self.gain(first, second, whole), first, second, whole))
+            left = set(self.groups)
+            options = [option for option in options if {option[1], option[2]} <= left]
+            options = [option for option in options if option[0] > 0]
+            if not options:
                 return
-            self.groups = [group for group in self.groups if group not in best]
-            self.groups.append(known[best][1])
+            _, first, second, whole = max(options, key=lambda option: option[0])
+            self.groups = [group for group in self.groups if group not in (first, second)]
+            self.groups.append(whole)
+            new = [whole]
 
     def may_join(self, first: Group, second: Group) -> bool:
         """Return whether two pieces are so near, and both so small, that they may be one digit."""
@@ -493,7 +496,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         return max(0, round(left)), max(0, round(top)), right, bottom
 
     for number in range(3):
-        if not sheet.groups or (number and 0.7 < HEIGHT / sheet.height < 1.4):
+        if quality < LEAST or not sheet.groups or (number and 0.7 < HEIGHT / sheet.height < 1.4):
             break
         places = [place(group.box, NEAR * sheet.height) for group in sheet.groups]
         region, height = (
@@ -505,7 +508,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         moved = [tuple(round(scale * (v - region[i % 2])) for i, v in enumerate(b)) for b in places]
         ink = find_ink(look(picture, region, scale), 0.6 * HEIGHT if local else 0, dark, scale)
         sheet = Sheet(ink, classify, moved)
-    if not sheet.groups:
+    if quality < LEAST or not sheet.groups:
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")
     if len(sheet.groups) > MAX_DIGITS:
         raise ValueError(f"more than {MAX_DIGITS} digits; take several pictures of it")
