@@ -122,8 +122,13 @@ def remove_lines(ink: np.ndarray) -> np.ndarray:
     A line reaches from one side to the other: of 32 strips that part the picture, the outermost
     and seven eighths of all show it in the same row.
     """
+    level = 0.5 * ink.max()
+    least = 0.1 * (ink > level).sum()
     for _ in range(2):  # the rows, then the columns
-        ink = _remove_rows(ink).T
+        for _ in range(3):  # seen at an angle, lines have several slopes
+            rest = _remove_rows(ink)
+            ink = rest if (rest > level).sum() > least else ink  # else it was the stroke of a 1
+        ink = ink.T
     return ink
 
 
@@ -146,8 +151,7 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is
     shifts = np.round(best_slope * np.arange(width)).astype(int)
     lines = best[(np.arange(height)[:, None] - shifts) % height]
-    rest = np.where(ink > 0, np.maximum(ink - lines, 0), ink)
-    return rest if rest.max() > 0.5 * ink.max() else ink  # else it was the stroke of a 1
+    return np.where(ink > 0, np.maximum(ink - lines, 0), ink)
 
 
 def find_mask(ink: np.ndarray) -> np.ndarray:
@@ -156,7 +160,7 @@ def find_mask(ink: np.ndarray) -> np.ndarray:
     What is connected above a weak threshold is cut again at half of its own mean, so that pencil
     and felt pen may be on one sheet.
     """
-    detail = np.abs(ink - ndimage.uniform_filter(ink, 5))
+    detail = np.abs(ink - ndimage.uniform_filter(ink, 9))
     noise = float(np.quantile(detail, 0.2)) / 0.25  # of the quietest pixels, which have no ink
     floor = max(FAINT * noise, 0.015)
     bright = ink[ink > floor]

@@ -37,7 +37,7 @@ HEIGHT = 64  # pixels that a digit is tall at second sight
 WORKING_PIXELS = 3_000_000  # at most, at second sight
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
 SMALLEST, LARGEST = 0.4, 2.5  # of the digits' median height: what is lower or taller is no digit
-LEAST = 0.1  # of the ink in what the network is sure of: below it there are no digits
+LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO", "PPM", "ICO")
 NO_PICTURES = {".pdf": "save its page as PNG or JPEG", ".svg": "export it as PNG"}
@@ -164,6 +164,10 @@ class Group:
     def __post_init__(self) -> None:
         self.height, self.width = self.mask.shape
         self.area = int(self.mask.sum())
+        step = 1 + self.height // 40
+        inside = ndimage.distance_transform_edt(np.pad(self.mask[::step, ::step], 1)).max()
+        widest = 2 * step * inside / min(self.mask.shape)
+        self.is_filled = widest > 0.75 and self.width > 0.45 * self.height
 
 
 class Sheet:
@@ -284,8 +288,7 @@ class Sheet:
         """Return the network's confidence in a group: 0 if it is too low, half if it is a blob."""
         if group.height < SMALLEST * self.height or group.width > 2 * group.height:
             return 0.0
-        filled = group.area > 0.8 * group.mask.size and group.width > 0.45 * group.height
-        return group.confidence * (0.5 if filled else 1)
+        return group.confidence * (0.5 if group.is_filled else 1)
 
     # Digits that touch
 
@@ -422,8 +425,9 @@ def _name(box: Box) -> str:
 
 
 def _median_height(groups: list[Group]) -> float:
-    """Return the median height of groups, without those that are low beside it."""
-    heights = np.array([group.height for group in groups] or [1])
+    """Return the median height of groups, without bars, lines and what is low beside it."""
+    upright = [group for group in groups if group.width <= 3 * group.height]
+    heights = np.array([group.height for group in upright or groups] or [1])
     return float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
 
 
