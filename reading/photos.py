@@ -232,7 +232,7 @@ class Sheet:
 
     def join_all(self) -> None:
         """Put few pieces together, near each other, if the network is surer of the whole."""
-        if not 1 < len(self.groups) <= 12:
+        if not 1 < len(self.groups) <= 8:
             return
         (whole,) = self.see([_union(self.groups)])
         reach = int(NEAR * whole.height)
@@ -333,6 +333,11 @@ class Sheet:
         return (
             group.confidence > 0.6 and group.width > 0.1 * group.height and self.inner(group) > 0.7
         )
+
+    @property
+    def certainty(self) -> float:
+        """Return how many digits there are, each weighted by the confidence in it."""
+        return sum(group.confidence for group in self.groups)
 
     def inner(self, group: Group) -> float:
         """Return how little of a group is along the border of the picture, from 0 to 1."""
@@ -503,15 +508,16 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         if quality < LEAST or not sheet.groups or (number and 0.7 < HEIGHT / sheet.height < 1.4):
             break
         places = [place(group.box, NEAR * sheet.height) for group in sheet.groups]
-        region, height = (
-            place(_hull(group.box for group in sheet.groups), sheet.height),
-            sheet.height,
-        )
+        before = sheet, region, scale
+        region = place(_hull(group.box for group in sheet.groups), sheet.height)
         size = (region[2] - region[0]) * (region[3] - region[1])
-        scale = min(scale * HEIGHT / height, (WORKING_PIXELS / size) ** 0.5)
+        scale = min(scale * HEIGHT / sheet.height, (WORKING_PIXELS / size) ** 0.5)
         moved = [tuple(round(scale * (v - region[i % 2])) for i, v in enumerate(b)) for b in places]
         ink = find_ink(look(picture, region, scale), 0.6 * HEIGHT if local else 0, dark, scale)
         sheet = Sheet(ink, classify, moved)
+        if sheet.certainty < 0.7 * before[0].certainty:  # at first sight it was clearer
+            sheet, region, scale = before
+            break
     if quality < LEAST or not sheet.groups:
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")
     if len(sheet.groups) > MAX_DIGITS:
