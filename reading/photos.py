@@ -39,7 +39,7 @@ SPECK = 0.02  # of a digit's area: smaller pieces are dirt
 SMALLEST, LARGEST = 0.4, 2.5  # of the digits' median height: what is lower or taller is no digit
 LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO", "PPM", "ICO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO")
 NO_PICTURES = {".pdf": "save its page as PNG or JPEG", ".svg": "export it as PNG"}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -334,11 +334,6 @@ class Sheet:
             group.confidence > 0.6 and group.width > 0.1 * group.height and self.inner(group) > 0.7
         )
 
-    @property
-    def certainty(self) -> float:
-        """Return how many digits there are, each weighted by the confidence in it."""
-        return sum(group.confidence for group in self.groups)
-
     def inner(self, group: Group) -> float:
         """Return how little of a group is along the border of the picture, from 0 to 1."""
         left, top, right, bottom = group.box
@@ -515,7 +510,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         moved = [tuple(round(scale * (v - region[i % 2])) for i, v in enumerate(b)) for b in places]
         ink = find_ink(look(picture, region, scale), 0.6 * HEIGHT if local else 0, dark, scale)
         sheet = Sheet(ink, classify, moved)
-        if sheet.certainty < 0.7 * before[0].certainty:  # at first sight it was clearer
+        if not sheet.groups:  # what was seen at first sight stands
             sheet, region, scale = before
             break
     if quality < LEAST or not sheet.groups:
