@@ -20,11 +20,10 @@ def look(picture: Image.Image, region: Box, scale: float) -> np.ndarray:
 
     That is the one, of brightness, red, green and blue, in which ink stands out most from noise.
     """
-    size = [max(1, round(scale * (stop - start))) for start, stop in zip(region[:2], region[2:])]
+    size = [max(1, round(scale * (region[axis + 2] - region[axis]))) for axis in (0, 1)]
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
     small = picture.resize(size, method, box=region, reducing_gap=3)
-    channels = [small.convert("L"), *small.split()]
-    channels = [np.asarray(channel, np.float32) for channel in channels]
+    channels = [np.asarray(band, np.float32) for band in (small.convert("L"), *small.split())]
     strengths = [_strength(channel) for channel in channels]
     best = int(np.argmax(strengths))
     return channels[best if strengths[best] > 1.2 * strengths[0] else 0]
@@ -59,12 +58,10 @@ def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndar
         dark: whether the ink is darker than the paper.
     """
     smooth = ndimage.gaussian_filter(grey if dark else 255 - grey, max(1, 0.5 * scale))
-    if size:
-        paper = find_paper(smooth, size)
-    else:
-        paper = np.median(smooth[smooth > otsu(smooth.ravel())])
+    bright = smooth[smooth > otsu(smooth.ravel())]
+    paper = find_paper(smooth, size) if size else np.median(bright)
     ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
-    return remove_lines(remove_table(np.clip(ink, 0, 1)))
+    return remove_lines(remove_table(np.clip(ink, -1, 1)))
 
 
 def otsu(values: np.ndarray) -> float:
@@ -125,8 +122,13 @@ def remove_lines(ink: np.ndarray) -> np.ndarray:
     A line reaches from one side to the other: of 32 strips that part the picture, the outermost
     and seven eighths of all show it in the same row.
     """
+    level = 0.5 * ink.max()
+    least = 0.1 * (ink > level).sum()
     for _ in range(2):  # the rows, then the columns
-        ink = _remove_rows(ink).T
+        for _ in range(3):  # seen at an angle, lines have several slopes
+            rest = _remove_rows(ink)
+            ink = rest if (rest > level).sum() > least else ink  # else it was the stroke of a 1
+        ink = ink.T
     return ink
 
 
@@ -141,7 +143,7 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
         rows = np.take_along_axis(strips, (np.arange(height) + shifts) % height, axis=1)
         # The ends too, which the strokes of a digit do not reach.
         profile, ends = np.sort(rows, axis=0)[len(rows) // 8], np.minimum(rows[0], rows[-1])
-        profile = np.where(ends > 0.6 * profile, np.minimum(profile, ends), 0)
+        profile = np.where(ends > 0.6 * profile, np.clip(np.minimum(profile, ends), 0, 1), 0)
         if (profile**2).sum() > (best**2).sum():
             best, best_slope = profile, slope
     if not best.any():
@@ -149,8 +151,7 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is
     shifts = np.round(best_slope * np.arange(width)).astype(int)
     lines = best[(np.arange(height)[:, None] - shifts) % height]
-    rest = np.clip(ink - lines, 0, 1)
-    return rest if rest.max() > 0.5 * ink.max() else ink  # else it was the stroke of a 1
+    return np.where(ink > 0, np.maximum(ink - lines, 0), ink)
 
 
 def find_mask(ink: np.ndarray) -> np.ndarray:
@@ -159,7 +160,7 @@ def find_mask(ink: np.ndarray) -> np.ndarray:
     What is connected above a weak threshold is cut again at half of its own mean, so that pencil
     and felt pen may be on one sheet.
     """
-    detail = np.abs(ink - ndimage.uniform_filter(ink, 5))
+    detail = np.abs(ink - ndimage.uniform_filter(ink, 9))
     noise = float(np.quantile(detail, 0.2)) / 0.25  # of the quietest pixels, which have no ink
     floor = max(FAINT * noise, 0.015)
     bright = ink[ink > floor]

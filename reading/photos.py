@@ -37,8 +37,9 @@ HEIGHT = 64  # pixels that a digit is tall at second sight
 WORKING_PIXELS = 3_000_000  # at most, at second sight
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
 SMALLEST, LARGEST = 0.4, 2.5  # of the digits' median height: what is lower or taller is no digit
+LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO", "PPM", "ICO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO")
 NO_PICTURES = {".pdf": "save its page as PNG or JPEG", ".svg": "export it as PNG"}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -113,9 +114,9 @@ def _formats() -> set[str]:
 
 
 def _set_upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its EXIF orientation says; other tags, however odd, don't matter."""
+    """Return an image turned as its EXIF orientation says, whatever its other tags."""
     try:
-        turn = TURNS.get(image.getexif().get(0x0112))
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # whatever a damaged block of tags makes Pillow raise
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -153,7 +154,7 @@ def is_mnist(picture: Image.Image) -> bool:
 
 @dataclass(eq=False)
 class Group:
-    """Ink that may be a digit: its box, its mask bool [h, w], its image and the confidence in it."""
+    """Ink that may be a digit: box, mask bool [h, w], image, and the confidence in it."""
 
     box: Box
     mask: np.ndarray
@@ -163,6 +164,10 @@ class Group:
     def __post_init__(self) -> None:
         self.height, self.width = self.mask.shape
         self.area = int(self.mask.sum())
+        step = 1 + self.height // 40
+        inside = ndimage.distance_transform_edt(np.pad(self.mask[::step, ::step], 1)).max()
+        widest = 2 * step * inside / min(self.mask.shape)
+        self.is_filled = widest > 0.75 and self.width > 0.45 * self.height
 
 
 class Sheet:
@@ -179,7 +184,7 @@ class Sheet:
         self.groups = self.see(self.find_pieces(places))
         self.height = _median_height(self.groups)
         self.join_all()
-        if places is not None:
+        if places is not None and len(self.groups) <= 2 * MAX_DIGITS:
             self.join_pairs()
             self.height = _median_height(self.groups)
             self.groups = [part for group in self.groups for part in self.split(group)]
@@ -219,45 +224,47 @@ class Sheet:
             rest = [(0, -size % step) for size in own.shape]
             ink, own = np.pad(ink, rest), np.pad(own, rest)
             shape = (own.shape[0] // step, step, own.shape[1] // step, step)
-            ink, own = ink.reshape(shape).mean(axis=(1, 3)), own.reshape(shape).any(axis=(1, 3))
+            ink = ink.reshape(shape).mean(axis=(1, 3))
+            own = own.reshape(shape).max(axis=(1, 3))
         return to_mnist(set_stroke(cut_out(ink, own)).astype(float))
 
     # Pieces that belong together
 
     def join_all(self) -> None:
         """Put few pieces together, near each other, if the network is surer of the whole."""
-        if not 1 < len(self.groups) <= 12:
+        if not 1 < len(self.groups) <= 8:
             return
         (whole,) = self.see([_union(self.groups)])
         reach = int(NEAR * whole.height)
-        chained = (
-            ndimage.label(ndimage.maximum_filter(np.pad(whole.mask, reach), reach + 1))[1] == 1
-        )
+        grown = ndimage.maximum_filter(np.pad(whole.mask, reach), reach + 1)
+        chained = ndimage.label(grown)[1] == 1
         parts = sum(group.area * self.worth(group) for group in self.groups) / whole.area
         if chained and whole.confidence > parts and whole.width < 1.5 * whole.height:
             self.groups, self.height = [whole], whole.height
 
     def join_pairs(self) -> None:
         """Put two pieces together where the network is surer of the whole, the surest first."""
-        known: dict[tuple[Group, Group], tuple[float, Group]] = {}
+        options: list[tuple[float, Group, Group, Group]] = []
+        new = self.groups
         while True:
             pairs = [
                 (first, second)
-                for number, first in enumerate(self.groups)
-                for second in self.groups[:number]
-                if (first, second) not in known and self.may_join(first, second)
+                for number, first in enumerate(new)
+                for second in (self.groups[:number] if new is self.groups else self.groups)
+                if first is not second and self.may_join(first, second)
             ]
             wholes = self.see([_union(pair) for pair in pairs])
-            for pair, whole in zip(pairs, wholes, strict=True):
-                known[pair] = self.gain(*pair, whole), whole
-            gains = [
-                (gain, pair) for pair, (gain, _) in known.items() if set(pair) <= set(self.groups)
-            ]
-            gain, pair = max(gains, key=lambda entry: entry[0], default=(0.0, None))
-            if gain <= 0 or pair is None:
+            for (first, second), whole in zip(pairs, wholes, strict=True):
+                options.append((self.gain(first, second, whole), first, second, whole))
+            left = set(self.groups)
+            options = [option for option in options if {option[1], option[2]} <= left]
+            options = [option for option in options if option[0] > 0]
+            if not options:
                 return
-            self.groups = [group for group in self.groups if group not in pair]
-            self.groups.append(known[pair][1])
+            _, first, second, whole = max(options, key=lambda option: option[0])
+            self.groups = [group for group in self.groups if group not in (first, second)]
+            self.groups.append(whole)
+            new = [whole]
 
     def may_join(self, first: Group, second: Group) -> bool:
         """Return whether two pieces are so near, and both so small, that they may be one digit."""
@@ -281,8 +288,7 @@ class Sheet:
         """Return the network's confidence in a group: 0 if it is too low, half if it is a blob."""
         if group.height < SMALLEST * self.height or group.width > 2 * group.height:
             return 0.0
-        filled = group.area > 0.8 * group.mask.size and group.width > 0.45 * group.height
-        return group.confidence * (0.5 if filled else 1)
+        return group.confidence * (0.5 if group.is_filled else 1)
 
     # Digits that touch
 
@@ -419,8 +425,9 @@ def _name(box: Box) -> str:
 
 
 def _median_height(groups: list[Group]) -> float:
-    """Return the median height of groups, without those that are low beside it."""
-    heights = np.array([group.height for group in groups] or [1])
+    """Return the median height of groups, without bars, lines and what is low beside it."""
+    upright = [group for group in groups if group.width <= 3 * group.height]
+    heights = np.array([group.height for group in upright or groups] or [1])
     return float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
 
 
@@ -489,23 +496,24 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         """Return a box of the sheet, grown by a margin, as a box of the picture."""
         left, top = (region[i] + (box[i] - margin) / scale for i in (0, 1))
         right, bottom = (region[i - 2] + (box[i] + margin) / scale for i in (2, 3))
-        return (max(0, int(left + 0.5)), max(0, int(top + 0.5)),
-                min(picture.width, int(right + 0.5)), min(picture.height, int(bottom + 0.5)))  # fmt: skip
+        right, bottom = min(picture.width, round(right)), min(picture.height, round(bottom))
+        return max(0, round(left)), max(0, round(top)), right, bottom
 
     for number in range(3):
-        if not sheet.groups or (number and 0.7 < HEIGHT / sheet.height < 1.4):
+        if quality < LEAST or not sheet.groups or (number and 0.7 < HEIGHT / sheet.height < 1.4):
             break
         places = [place(group.box, NEAR * sheet.height) for group in sheet.groups]
-        region, height = (
-            place(_hull(group.box for group in sheet.groups), sheet.height),
-            sheet.height,
-        )
+        before = sheet, region, scale
+        region = place(_hull(group.box for group in sheet.groups), sheet.height)
         size = (region[2] - region[0]) * (region[3] - region[1])
-        scale = min(scale * HEIGHT / height, (WORKING_PIXELS / size) ** 0.5)
+        scale = min(scale * HEIGHT / sheet.height, (WORKING_PIXELS / size) ** 0.5)
         moved = [tuple(round(scale * (v - region[i % 2])) for i, v in enumerate(b)) for b in places]
         ink = find_ink(look(picture, region, scale), 0.6 * HEIGHT if local else 0, dark, scale)
         sheet = Sheet(ink, classify, moved)
-    if not sheet.groups:
+        if not sheet.groups:  # what was seen at first sight stands
+            sheet, region, scale = before
+            break
+    if quality < LEAST or not sheet.groups:
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")
     if len(sheet.groups) > MAX_DIGITS:
         raise ValueError(f"more than {MAX_DIGITS} digits; take several pictures of it")

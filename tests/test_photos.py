@@ -4,23 +4,17 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from conftest import decode
 from photographs import light, photograph, write_row
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from reading.photos import (
-    MAX_PIXELS,
-    _reading_order,
-    area_weights,
-    find_digits,
-    is_mnist,
-    open_picture,
-    otsu,
-    remove_lines,
-    set_stroke,
-    to_mnist,
-)
+from predict import WEIGHTS, load_classifier
+from reading import photos
+from reading.classifier import classify
+from reading.ink import area_weights, otsu, remove_lines, set_stroke, to_mnist
+from reading.photos import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
 
 
@@ -28,6 +22,24 @@ from utils.files import UserError
 def digits(real):
     """The first 100 test images, uint8 [100, 28, 28]."""
     return np.stack([decode(content) for _, content in real["test"][:100]])
+
+
+CLASSIFIER = load_classifier(WEIGHTS / "LeNet5.pt")
+
+
+def probabilities(images):
+    """Return LeNet-5's probabilities float [N, 10] of images uint8 [N, 28, 28]."""
+    return classify(CLASSIFIER, torch.from_numpy(images)).softmax(dim=1).numpy()
+
+
+def find_digits(picture):
+    return photos.find_digits(picture, probabilities).digits
+
+
+def read(picture):
+    """Return what LeNet-5 reads in a picture."""
+    images = np.stack([digit.image for digit in find_digits(picture)])
+    return "".join(map(str, probabilities(images).argmax(axis=1)))
 
 
 def similarity(image, other):
@@ -122,13 +134,9 @@ def test_lines_are_read_from_the_top_and_from_the_left(digits):
     page = np.vstack(
         [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (upper, lower)]
     )
-    found = find_digits(on_paper(page).convert("RGB"))
-    alone = [
-        digit for part in (upper, lower) for digit in find_digits(on_paper(part).convert("RGB"))
-    ]
-    assert len(found) == 9
-    for one, other in zip(found, alone, strict=True):
-        assert similarity(one.image, other.image) > 0.9
+    picture = on_paper(page).convert("RGB")
+    assert read(picture) == "721041495"
+    assert [digit.line for digit in find_digits(picture)] == [1] * 5 + [2] * 4
 
 
 VARIANTS = {
@@ -194,8 +202,8 @@ def test_lines_that_are_askew_are_read_one_after_the_other():
         for column in range(9)
     ]
     shuffled = np.random.default_rng(0).permutation(len(boxes))
-    order = _reading_order([boxes[i] for i in shuffled])
-    assert [shuffled[i] for i in order] == list(range(len(boxes)))
+    lines = photos._lines([boxes[i] for i in shuffled])
+    assert [shuffled[i] for line in lines for i in line] == list(range(len(boxes)))
 
 
 def test_dirt_and_edges_are_no_digits(digits):
@@ -218,10 +226,10 @@ def test_empty_pictures_have_no_ink(grey):
 
 
 def test_a_page_of_text_is_too_much():
-    page = Image.new("L", (900, 600), 245)
-    for row in range(20):
-        ImageDraw.Draw(page).text((20, 20 + 28 * row), "0123456789 " * 10, 30)
-    with pytest.raises(ValueError, match="more than 100 digits"):
+    page = Image.new("L", (900, 800), 245)
+    for row in range(27):
+        ImageDraw.Draw(page).text((20, 20 + 28 * row), "7 " * 60, 30)
+    with pytest.raises(ValueError, match="more than 300 digits"):
         find_digits(page.convert("RGB"))
 
 
@@ -294,3 +302,101 @@ def test_simulated_photographs_are_photographs(digits):
     assert picture.format == "JPEG" and picture.mode == "RGB"
     pixels = np.asarray(picture, float)
     assert pixels.std() > 5 and np.abs(np.diff(pixels, axis=1)).mean() > 0.5
+
+
+# --- What real pictures taught: each a kind, drawn ----------------------------------------------
+
+DRAWN = {  # strokes of digits in a box of 1 by 1
+    "2": [[(0.1, 0.25), (0.3, 0), (0.75, 0), (0.85, 0.3), (0.1, 1), (0.95, 1)]],
+    "4": [[(0.45, 0), (0.1, 0.65), (0.9, 0.65)], [(0.65, 0.3), (0.65, 1)]],
+    "7": [[(0.1, 0), (0.9, 0), (0.4, 1)]],
+}
+
+
+def draw(page, digit, box, stroke, ink):
+    """Draw a digit on a picture, into a box (left, top, width, height)."""
+    left, top, width, height = box
+    for points in DRAWN[digit]:
+        line = [(left + width * x, top + height * y) for x, y in points]
+        ImageDraw.Draw(page).line(line, ink, stroke, "curve")
+
+
+@pytest.mark.parametrize("ink, paper", [
+    ("#d8d8d8", "white"), ("#ead6ff", "white"), ("#5ad0ff", "#ffc800"), ("white", "black"),
+])  # fmt: skip
+@pytest.mark.parametrize("side", [28, 64])
+def test_small_pictures_are_read_in_any_colour(ink, paper, side):
+    for digit in DRAWN:
+        page = Image.new("RGB", (side, side), paper)
+        draw(page, digit, (side // 4, side // 6, side // 2, 2 * side // 3), side // 16, ink)
+        assert read(page) == digit
+
+
+def test_a_digit_may_fill_its_picture():
+    page = Image.new("RGB", (120, 120), "#a5a3a0")
+    draw(page, "2", (6, 8, 108, 104), 18, "#23194b")
+    assert read(page) == "2"
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_boxes_and_tables_are_no_digits(table):
+    page = Image.new("RGB", (424, 224), "white")
+    for number, digit in enumerate("27427472"):
+        left, top = 12 + 100 * (number % 4), 12 + 100 * (number // 4)
+        edge = 100 if table else 84
+        ImageDraw.Draw(page).rectangle((left, top, left + edge, top + edge), None, "#141414", 4)
+        draw(page, digit, (left + 30, top + 24, 34, 50), 5, "#5a5a5a")
+    assert read(page) == "27427472"
+
+
+def test_a_pale_joint_does_not_part_a_digit():
+    page = Image.new("RGB", (150, 150), "white")
+    draw(page, "4", (40, 40, 60, 75), 4, "#b4b4eb")
+    ImageDraw.Draw(page).line([(67, 40), (46, 89), (75, 89)], "#5f64cd", 4)
+    ImageDraw.Draw(page).line([(79, 62), (79, 115)], "#3c3cbe", 6)
+    assert read(page) == "4"
+
+
+def test_touching_digits_are_parted():
+    page = Image.new("RGB", (300, 120), "white")
+    for number, digit in enumerate("742"):
+        draw(page, digit, (20 + 80 * number, 30, 50, 64), 6, "black")
+    ImageDraw.Draw(page).line([(150, 72), (190, 90)], "black", 6)  # from the 4 to the 2
+    assert read(page) == "742"
+
+
+def test_a_digit_cut_off_by_the_edge_is_named():
+    page = Image.new("RGB", (300, 120), "white")
+    for left, digit in ((-12, "2"), (110, "7"), (200, "4")):
+        draw(page, digit, (left, 30, 44, 64), 7, "black")
+    (warning,) = photos.find_digits(page, probabilities).warnings
+    assert "cut off by the edge, at (0, " in warning
+
+
+# --- Files that are broken, or of another kind --------------------------------------------------
+
+
+@pytest.mark.parametrize("name, content, tells", [
+    ("page.pdf", b"%PDF-1.4", "save its page as PNG"), ("drawing.svg", b"<svg/>", "export it"),
+    ("drawing.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+    ("texture.dds", b"DDS " + bytes(200), "not a picture"),
+    ("photo.heic", b"\0\0\0\x18ftypheic" + bytes(40), "not a picture"),
+])  # fmt: skip
+def test_only_what_people_photograph_or_draw_is_opened(tmp_path, name, content, tells):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=tells) as error:
+        open_picture(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_odd_exif_does_not_matter(tmp_path):
+    Image.new("RGB", (40, 30), "white").save(
+        tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0*" + b"\xff" * 40
+    )
+    assert open_picture(tmp_path / "odd.jpg").size == (40, 30)
+
+
+def test_photographs_of_iphones_are_opened(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (64, 48), "white")).save(tmp_path / "photo.heic")
+    assert open_picture(tmp_path / "photo.heic").size == (64, 48)
