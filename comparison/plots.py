@@ -49,29 +49,37 @@ def plot_comparison(metric: str, networks: Mapping[str, NetworkRuns], trained_on
     return to_png(figure)
 
 
-def plot_finals(accuracies: Mapping[str, np.ndarray]) -> bytes:
-    """Draw every run's accuracy as a dot, and each network's mean with its interval.
+def draw_rows(axis: Axes, rows: Mapping[str, np.ndarray], colours: Sequence[str]) -> None:
+    """Draw accuracies as rows: a dot per run, the mean as a diamond, its interval as a bar.
 
     Args:
-        accuracies: network -> final accuracy of each run in percent, float [R], in order of seed.
+        axis: to draw on, from the top.
+        rows: title -> accuracy of each run in percent, float [R], in order of seed.
+        colours: of the rows.
     """
-    figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(accuracies)))
-    for row, (model_type, finals) in enumerate(accuracies.items()):
-        summary = describe(finals)
-        heights = row - 0.16 - 0.2 * np.linspace(0, 1, len(finals))  # apart, in order of seed
-        colour = colour_of(TITLES, model_type)
-        axis.scatter(finals, heights, s=22, color=colour, alpha=0.6, lw=0)
+    for row, (accuracies, colour) in enumerate(zip(rows.values(), colours, strict=True)):
+        summary = describe(accuracies)
+        heights = row - 0.16 - 0.2 * np.linspace(0, 1, len(accuracies))  # apart, in order of seed
+        axis.scatter(accuracies, heights, s=22, color=colour, alpha=0.6, lw=0)
         axis.hlines(row, *summary.ends, color=colour, lw=3)
         axis.plot(summary.mean, row, "D", color=colour, ms=8)
         axis.annotate(
             f"{summary.mean:.2f}", (summary.mean, row), xytext=(0, -17),
             textcoords="offset points", ha="center",
         )  # fmt: skip
-    axis.set_yticks(range(len(accuracies)), [TITLES[model_type] for model_type in accuracies])
-    axis.set(ylim=(len(accuracies) - 0.4, -0.55), xlabel="Test accuracy after the last epoch (%)")
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set_ylim(len(rows) - 0.4, -0.55)
+    axis.grid(axis="x", alpha=0.3)
+
+
+def plot_finals(accuracies: Mapping[str, np.ndarray]) -> bytes:
+    """Draw each network's final accuracies in percent: network -> float [R]."""
+    figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(accuracies)))
+    rows = {TITLES[model_type]: finals for model_type, finals in accuracies.items()}
+    draw_rows(axis, rows, [colour_of(TITLES, model_type) for model_type in accuracies])
+    axis.set(xlabel="Test accuracy after the last epoch (%)")
     _widen(axis, 0.6)
     figure.suptitle("Each dot is a run; diamond and bar: mean and its 95 % interval", fontsize=11)
-    axis.grid(axis="x", alpha=0.3)
     return to_png(figure)
 
 

@@ -119,36 +119,19 @@ def render(study: Study) -> str:
 
 def draw(study: Study) -> bytes:
     """Draw each network's ablation: a row per step, its runs as dots, the mean and its interval."""
+    from comparison.plots import draw_rows
     from utils.plots import colour_of, subplots, to_png
 
     models = study.values("model_type")
     steps = [name for name in study.values("step") if all_steps()[name].table != "extras"]
-    figure, axes = subplots(
-        1, len(models), figsize=(2 + 4 * len(models), 5), sharex=True, sharey=True, squeeze=False,
-    )  # fmt: skip
+    size = (2 + 4 * len(models), 6)
+    figure, axes = subplots(1, len(models), size, sharex=True, sharey=True, squeeze=False)
     for axis, model_type in zip(axes[0], models, strict=True):
-        colour = colour_of(TITLES, model_type)
-        means = [study.summary(model_type, step).mean for step in steps]
-        axis.plot(means, range(len(steps)), "D-", color=colour, lw=1)
-        for row, step in enumerate(steps):
-            accuracies, summary = (
-                study.accuracies[model_type, step],
-                study.summary(model_type, step),
-            )
-            axis.scatter(accuracies, [row - 0.2] * len(accuracies), s=16, color=colour, alpha=0.5)
-            axis.hlines(row, *summary.ends, color=colour, lw=3)
-            axis.annotate(
-                f"{summary.mean:.2f}", (max(*summary.ends, summary.max), row), xytext=(6, 0),
-                textcoords="offset points", va="center",
-            )  # fmt: skip
-        axis.set_yticks(range(len(steps)), steps)
-        axis.set(ylim=(len(steps) - 0.5, -0.6), xlabel="Accuracy on validation images (%)")
-        axis.set_title(TITLES[model_type])
-        axis.margins(x=0.2)
-        axis.grid(axis="x", alpha=0.3)
-    figure.suptitle(
-        "Each step adds to the one above; dots are runs, bars the means' 95 % intervals"
-    )
+        rows = {step: study.accuracies[model_type, step] for step in steps}
+        draw_rows(axis, rows, [colour_of(TITLES, model_type)] * len(rows))
+        axis.set(xlabel="Accuracy on validation images (%)", title=TITLES[model_type])
+    title = "Each step adds to the one above; dots are runs, bars the means' 95 % intervals"
+    figure.suptitle(title)
     return to_png(figure)
 
 

@@ -76,49 +76,36 @@ Weights = dict[tuple[str, str], list[dict[str, torch.Tensor]]]
 # --- Measuring --------------------------------------------------------------------------------
 
 
-def evaluate(
-    weights: Weights, pixels: torch.Tensor, labels: torch.Tensor
-) -> dict[tuple[str, str], np.ndarray]:
-    """Return (recipe, network) -> each run's accuracy in percent, float [R].
-
-    Args:
-        weights: of the runs; recipes may deskew.
-        pixels: float32 [N, 28, 28], 0 to 255.
-        labels: int64 [N].
-    """
-    accuracies = {}
-    # A thread per run at work: several threads for one network are slow on a busy machine.
-    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for (recipe, model_type), runs in weights.items():
-            # A copy, as normalising changes floats in place.
-            split = Split(pixels.clone(), labels)
-            deskewed = RECIPES[recipe].get("deskew", False)
-            batches = Batches(prepare(split, deskewed, pixels.device), EVALUATION_BATCH)
-            futures = [pool.submit(class_probabilities, model_type, each, batches) for each in runs]
-            predictions = np.array([future.result().argmax(axis=1) for future in futures])
-            correct = predictions == labels.cpu().numpy()
-            accuracies[recipe, model_type] = 100 * correct.mean(axis=1)
-    return accuracies
+def perturb_images(pixels: torch.Tensor, name: str, strength: float) -> torch.Tensor:
+    """Return perturbed pixels, float32 [N, 28, 28], 0 to 255; unchanged at the neutral strength."""
+    about = PERTURBATIONS[name]
+    if strength == about.neutral:
+        return pixels
+    return about.change(pixels, strength, torch.Generator().manual_seed(SEED))
 
 
 def measure(weights: Weights, test: Split) -> dict[tuple[str, str, str, float], np.ndarray]:
     """Return (recipe, network, perturbation, strength) -> each run's accuracy in percent.
 
     Args:
-        weights: of the runs.
+        weights: of the runs; recipes may deskew.
         test: the test split as loaded, on the device.
     """
-    pixels, accuracies = test.images.float(), {}
-    unchanged = evaluate(weights, pixels, test.labels)
+    pixels, labels, accuracies = test.images.float(), test.labels.cpu().numpy(), {}
     strengths = [(name, s) for name, about in PERTURBATIONS.items() for s in about.strengths]
-    for name, strength in tqdm(strengths, unit=" strengths", leave=False, disable=None):
-        perturbation, measured = PERTURBATIONS[name], unchanged
-        if strength != perturbation.neutral:
-            generator = torch.Generator().manual_seed(SEED)
-            perturbed = perturbation.change(pixels, strength, generator)
-            measured = evaluate(weights, perturbed, test.labels)
-        for (recipe, model_type), values in measured.items():
-            accuracies[recipe, model_type, name, strength] = values
+    # A thread per run at work: several threads for one network are slow on a busy machine.
+    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name, strength in tqdm(strengths, unit=" strengths", leave=False, disable=None):
+            perturbed = perturb_images(pixels, name, strength)
+            for (recipe, model_type), runs in weights.items():
+                # A copy, as normalising changes floats in place.
+                split = Split(perturbed.clone(), test.labels)
+                deskewed = RECIPES[recipe].get("deskew", False)
+                batches = Batches(prepare(split, deskewed, pixels.device), EVALUATION_BATCH)
+                futures = [pool.submit(class_probabilities, model_type, w, batches) for w in runs]
+                predictions = np.array([future.result().argmax(axis=1) for future in futures])
+                correct = predictions == labels
+                accuracies[recipe, model_type, name, strength] = 100 * correct.mean(axis=1)
     return accuracies
 
 
