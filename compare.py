@@ -23,7 +23,7 @@ import torch
 
 from comparison import analysis, results, tables
 from comparison.identity import group_folder, run_folder
-from comparison.results import Comparison, Predictions
+from comparison.results import Comparison, NetworkRuns, Predictions, class_accuracies
 from comparison.runs import ManyRunsParser, cores, train_all
 from dataset import Split, digest, load_splits, prepare
 from main import RECIPES, Args, run
@@ -50,17 +50,19 @@ def plan_runs(flags: argparse.Namespace) -> list[Args]:
     ]
 
 
-def hard_images(comparison: Comparison) -> dict[str, np.ndarray]:
-    """Return caption -> images that all runs of all networks misclassify, or of the MLP alone."""
-    shares = {name: runs.correct_shares for name, runs in comparison.networks.items()}
-    whose = "all networks" if len(shares) > 1 else TITLES[next(iter(shares))]
-    groups = {
-        f"Misclassified by all runs of {whose}": analysis.misclassified_by_all(shares.values())
-    }
+def hard_images(networks: Mapping[str, NetworkRuns]) -> dict[str, np.ndarray]:
+    """Return caption -> images that all runs of all networks misclassify, or of the MLP alone.
+
+    Images are places in the test set, int [M].
+    """
+    wrong = {name: runs.correct_shares == 0 for name, runs in networks.items()}  # with every seed
+    whose = "all networks" if len(networks) > 1 else TITLES[next(iter(networks))]
+    everywhere = np.all(list(wrong.values()), axis=0)
+    groups = {f"Misclassified by all runs of {whose}": np.flatnonzero(everywhere)}
     cnn, mlp = CONTRAST
-    if cnn in shares and mlp in shares:
+    if cnn in networks and mlp in networks:
         caption = f"Misclassified by all runs of {TITLES[mlp]}, and by none of {TITLES[cnn]}"
-        groups[caption] = analysis.misclassified_by_one(shares[mlp], shares[cnn])
+        groups[caption] = np.flatnonzero(wrong[mlp] & (networks[cnn].errors == 0))
     return groups
 
 
@@ -71,50 +73,36 @@ def draw_plots(
     from comparison import plots  # here, as matplotlib takes long to import
 
     settings, networks = comparison.setup["settings"], comparison.networks
-    pictures = {}
+    prepared = prepare(test, settings["deskew"], torch.device("cpu")).images
+    images, labels = prepared.squeeze(1).numpy(), test.labels.numpy()
+    note = ", deskewed" if settings["deskew"] else ""
+    classes = {
+        name: class_accuracies(runs, comparison.test_images) for name, runs in networks.items()
+    }
+    pictures = {
+        "final": plots.plot_finals({name: runs.accuracies for name, runs in networks.items()}),
+        "digits": plots.plot_classes(classes),
+        "hard_images": plots.plot_hard_images(
+            hard_images(networks), images, labels,
+            {name: analysis.majority(of.classes) for name, of in predictions.items()}, note,
+        ),
+    }  # fmt: skip
     if settings["epochs"] > 1:  # a curve of one point is none
         for metric in ("accuracy", "loss"):
-            bands = {
-                split: {name: runs.band(f"{split}_{metric}") for name, runs in networks.items()}
-                for split in ("train", "test")
-            }
-            on = tables.trained_on(settings, metric)
-            count = max(len(runs.seeds) for runs in networks.values())
-            pictures[metric] = plots.plot_comparison(metric, bands, count, on)
-    pictures["final"] = plots.plot_finals(
-        {name: runs.accuracies for name, runs in networks.items()},
-        {name: results.summarise(runs)["test_accuracy"] for name, runs in networks.items()},
-    )
-    pictures["digits"] = plots.plot_classes(
-        {
-            name: results.class_accuracies(runs, comparison.test_images)
-            for name, runs in networks.items()
-        }
-    )
-    labels = test.labels.numpy()
-    deskewed = prepare(test, settings["deskew"], torch.device("cpu")).images
-    images, note = deskewed.squeeze(1).numpy(), ", deskewed" if settings["deskew"] else ""
-    pictures["hard_images"] = plots.plot_hard_images(
-        {caption: places.tolist() for caption, places in hard_images(comparison).items()},
-        images,
-        labels,
-        {name: analysis.majority(said.predictions) for name, said in predictions.items()},
-        note,
-    )
-    for model_type, predicted in predictions.items():
-        title, seed = TITLES[model_type], networks[model_type].seeds[0]
-        counts = analysis.confusion(predicted.predictions, labels)
-        pictures[f"confusion_matrix_{model_type}"] = plots.plot_confusion(
-            title, counts, len(predicted.predictions)
-        )
-        pictures[f"misclassified_{model_type}"] = plots.plot_misclassified(
-            f"{title}: the most confident mistakes (seed {seed}{note})",
-            images, labels, predicted.probabilities,
-        )  # fmt: skip
-        if model_type == "LeNet5":
-            weight, bias = (predicted.weights[f"conv1.{name}"] for name in ("weight", "bias"))
-            maps = torch.relu(torch.nn.functional.conv2d(deskewed[:1], weight, bias))[0]
-            pictures[f"filters_{model_type}"] = plots.plot_filters(
+            trained_on = tables.trained_on(settings, metric)
+            pictures[metric] = plots.plot_comparison(metric, networks, trained_on)
+    for name, predicted in predictions.items():
+        title, seed = TITLES[name], networks[name].seeds[0]
+        counts = analysis.confusion(predicted.classes, labels)
+        confusion = plots.plot_confusion(title, counts, len(predicted.classes))
+        pictures[f"confusion_matrix_{name}"] = confusion
+        caption = f"{title}: the most confident mistakes (seed {seed}{note})"
+        mistakes = plots.plot_misclassified(caption, images, labels, predicted.probabilities)
+        pictures[f"misclassified_{name}"] = mistakes
+        if name == "LeNet5":
+            weight, bias = predicted.weights["conv1.weight"], predicted.weights["conv1.bias"]
+            maps = torch.relu(torch.nn.functional.conv2d(prepared[:1], weight, bias))[0]
+            pictures[f"filters_{name}"] = plots.plot_filters(
                 f"{title} (seed {seed})", weight.squeeze(1).numpy(), images[0], maps.numpy(), note
             )
     return pictures
@@ -151,25 +139,24 @@ def runs_table(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
         checkpoints: run -> its checkpoint.
     """
     defaults = dataclasses.asdict(Args())
-    settings = {name: defaults | checkpoint["settings"] for name, checkpoint in checkpoints.items()}
-    differing = [
-        key
-        for key in next(iter(settings.values()))
-        if key != "epochs" and len({str(own.get(key)) for own in settings.values()}) > 1
-    ]
+    settings = {name: defaults | run["settings"] for name, run in checkpoints.items()}
     last = {name: (run["history"] or [{}])[-1] for name, run in checkpoints.items()}
-    every_column = dict.fromkeys(column for row in last.values() for column in row)
-    columns = [column for column in every_column if column.endswith(("loss", "accuracy"))]
-    rows = []
-    for name, own in settings.items():
-        row = [name, *(str(own.get(key)) for key in differing)]
-        row.append(f"{checkpoints[name]['epoch']} of {own['epochs']}")
-        for column in columns:
-            places = 4 if column.endswith("loss") else 2
-            row.append(f"{last[name][column]:.{places}f}" if column in last[name] else "")
-        rows.append(row)
-    heads = [column.replace("_", " ").replace("val ", "validation ") for column in columns]
-    return tables.markdown(["run", *differing, "epochs", *heads], rows)
+    columns = []
+    for key in defaults:
+        values = {name: str(own_settings[key]) for name, own_settings in settings.items()}
+        if key != "epochs" and len(set(values.values())) > 1:
+            columns.append((key, values))
+    epochs = {
+        name: f"{run['epoch']} of {settings[name]['epochs']}" for name, run in checkpoints.items()
+    }
+    columns.append(("epochs", epochs))
+    for metric in dict.fromkeys(name for row in last.values() for name in row):
+        if metric.endswith(("loss", "accuracy")):
+            places = 4 if metric.endswith("loss") else 2
+            title = metric.replace("_", " ").replace("val ", "validation ")
+            cells = {run: f"{row[metric]:.{places}f}" for run, row in last.items() if metric in row}
+            columns.append((title, cells))
+    return tables.column_table("run", columns)
 
 
 def compare_runs(names: list[str]) -> None:

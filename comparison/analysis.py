@@ -1,9 +1,7 @@
-"""Where networks fail: calibration, confusions, and the test images that run after run gets wrong.
+"""Where networks fail: calibration and confusions.
 
 R runs of a network, N images, C classes.
 """
-
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -47,17 +45,3 @@ def majority(predictions: np.ndarray) -> np.ndarray:
     """Return the class that most runs predict, int [N], from predictions int [R, N]."""
     votes = [(predictions == label).sum(axis=0) for label in range(len(CLASSES))]
     return np.argmax(votes, axis=0)
-
-
-def misclassified_by_all(shares: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the images, int [M], that no run of any of the networks classifies correctly.
-
-    Args:
-        shares: for each network the share of its runs that are correct, float [N].
-    """
-    return np.flatnonzero(np.max(list(shares), axis=0) == 0)
-
-
-def misclassified_by_one(shares: np.ndarray, other_shares: np.ndarray) -> np.ndarray:
-    """Return the images, int [M], that no run of one network is correct on, and all of another."""
-    return np.flatnonzero((shares == 0) & (other_shares == 1))

@@ -1,4 +1,4 @@
-"""The plots of a comparison: many runs of every network. Nothing is computed here but positions."""
+"""The plots of a comparison: many runs of every network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,68 +8,78 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from comparison.stats import Summary
+from comparison.results import NetworkRuns
+from comparison.stats import Summary, describe
 from model import TITLES
 from utils.classes import CLASSES
 from utils.plots import PALETTE, colour_of, epoch_axis, image_grid, metric_scale, subplots, to_png
 
 
-def plot_comparison(
-    metric: str, bands: Mapping[str, Mapping[str, np.ndarray]], count: int, trained_on: str
-) -> bytes:
+def legend_below(figure: Figure, axis: Axes, title: str) -> None:
+    """Give a figure the legend of one of its axes, below them and with a title."""
+    handles, labels = axis.get_legend_handles_labels()
+    columns = min(4, len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
+
+
+def plot_comparison(metric: str, networks: Mapping[str, NetworkRuns], trained_on: str) -> bytes:
     """Draw every network's curves: the mean line, and the band from the lowest to the highest run.
 
-    The metric is accuracy (percent) or loss; bands are split -> network -> mean, lowest and highest
-    of so many runs, float [3, epochs]. The training images are not plain, but trained_on.
+    The metric is accuracy (percent) or loss. The training images are not plain, but trained_on.
     """
     # Losses of smoothed labels are of another size than those of the test images.
     shared = metric == "accuracy"
     figure, axes = subplots(1, 2, figsize=(10, 5), sharey=shared)
-    for axis, (split, networks) in zip(axes, bands.items(), strict=True):
-        for model_type, (mean, low, high) in networks.items():
-            epochs = np.arange(1, len(mean) + 1)
+    for axis, split in zip(axes, ("train", "test"), strict=True):
+        for model_type, runs in networks.items():
+            curves = runs.curves(f"{split}_{metric}")
+            epochs = np.arange(1, curves.shape[1] + 1)
             colour = colour_of(TITLES, model_type)
-            axis.plot(epochs, mean, color=colour, label=TITLES[model_type])
+            axis.plot(epochs, curves.mean(axis=0), color=colour, label=TITLES[model_type])
+            low, high = curves.min(axis=0), curves.max(axis=0)
             axis.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
         note = f" ({trained_on})" if split == "train" and trained_on else ""
         axis.set_title(f"{split} {metric}{note}", fontsize=11)
         metric_scale(axis, metric)
         epoch_axis(axis)
     axes[1].set_ylabel("")
-    figure.legend(
-        *axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(TITLES),
-        title=f"line: mean of {count} run{'s' if count > 1 else ''}, band: lowest to highest run",
-    )  # fmt: skip
+    count = max(len(runs.seeds) for runs in networks.values())
+    title = f"line: mean of {count} run{'s' if count > 1 else ''}, band: lowest to highest run"
+    legend_below(figure, axes[1], title)
     return to_png(figure)
 
 
-def ends(summary: Summary) -> tuple[float, float]:
-    """Return the ends of a mean's interval, or the mean twice if it has none."""
-    return summary.interval or (summary.mean, summary.mean)
+def draw_rows(axis: Axes, rows: Mapping[str, np.ndarray], colours: Sequence[str]) -> None:
+    """Draw accuracies as rows: a dot per run, the mean as a diamond, its interval as a bar.
 
-
-def plot_finals(accuracies: Mapping[str, np.ndarray], summaries: Mapping[str, Summary]) -> bytes:
-    """Draw every run's accuracy as a dot, and each network's mean with its interval.
-
-    Both map networks to accuracies in percent: those of the runs, in order of seed; described.
+    Args:
+        axis: to draw on, from the top.
+        rows: title -> accuracy of each run in percent, float [R], in order of seed.
+        colours: of the rows.
     """
-    figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(summaries)))
-    for row, (model_type, summary) in enumerate(summaries.items()):
-        finals = accuracies[model_type]
-        heights = row - 0.16 - 0.2 * np.linspace(0, 1, len(finals))  # apart, in order of seed
-        colour = colour_of(TITLES, model_type)
-        axis.scatter(finals, heights, s=22, color=colour, alpha=0.6, lw=0)
-        axis.hlines(row, *ends(summary), color=colour, lw=3)
+    for row, (accuracies, colour) in enumerate(zip(rows.values(), colours, strict=True)):
+        summary = describe(accuracies)
+        heights = row - 0.16 - 0.2 * np.linspace(0, 1, len(accuracies))  # apart, in order of seed
+        axis.scatter(accuracies, heights, s=22, color=colour, alpha=0.6, lw=0)
+        axis.hlines(row, *summary.ends, color=colour, lw=3)
         axis.plot(summary.mean, row, "D", color=colour, ms=8)
         axis.annotate(
             f"{summary.mean:.2f}", (summary.mean, row), xytext=(0, -17),
             textcoords="offset points", ha="center",
         )  # fmt: skip
-    axis.set_yticks(range(len(summaries)), [TITLES[model_type] for model_type in summaries])
-    axis.set(ylim=(len(summaries) - 0.4, -0.55), xlabel="Test accuracy after the last epoch (%)")
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set_ylim(len(rows) - 0.4, -0.55)
+    axis.grid(axis="x", alpha=0.3)
+
+
+def plot_finals(accuracies: Mapping[str, np.ndarray]) -> bytes:
+    """Draw each network's final accuracies in percent: network -> float [R]."""
+    figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(accuracies)))
+    rows = {TITLES[model_type]: finals for model_type, finals in accuracies.items()}
+    draw_rows(axis, rows, [colour_of(TITLES, model_type) for model_type in accuracies])
+    axis.set(xlabel="Test accuracy after the last epoch (%)")
     _widen(axis, 0.6)
     figure.suptitle("Each dot is a run; diamond and bar: mean and its 95 % interval", fontsize=11)
-    axis.grid(axis="x", alpha=0.3)
     return to_png(figure)
 
 
@@ -84,13 +94,12 @@ def plot_classes(networks: Mapping[str, Mapping[str, Summary]]) -> bytes:
     """Draw each network's accuracy per class: network -> class -> described accuracy in percent."""
     figure, axis = subplots(figsize=(8, 4.4))
     for place, (model_type, classes) in enumerate(networks.items()):
-        x = np.array([CLASSES.index(name) for name in classes])
-        x = x + 0.2 * (place - (len(networks) - 1) / 2)
-        colour = colour_of(TITLES, model_type)
-        axis.vlines(
-            x, *np.transpose([ends(summary) for summary in classes.values()]), color=colour, lw=3
-        )
+        aside = 0.2 * (place - (len(networks) - 1) / 2)
+        x = [CLASSES.index(name) + aside for name in classes]
+        ends = np.array([summary.ends for summary in classes.values()])
         means = [summary.mean for summary in classes.values()]
+        colour = colour_of(TITLES, model_type)
+        axis.vlines(x, ends[:, 0], ends[:, 1], color=colour, lw=3)
         axis.plot(x, means, "D", color=colour, ms=6, label=TITLES[model_type])
     count = len(CLASSES)
     for between in np.arange(0.5, count - 1):
@@ -98,10 +107,7 @@ def plot_classes(networks: Mapping[str, Mapping[str, Summary]]) -> bytes:
     axis.set_xticks(range(count), list(CLASSES))
     axis.set(xlim=(-0.5, count - 0.5), xlabel="Class", ylabel="Test accuracy (%)")
     axis.grid(axis="y", alpha=0.3)
-    figure.legend(
-        loc="outside lower center", ncols=len(networks),
-        title="mean over the runs and its 95 % interval",
-    )  # fmt: skip
+    legend_below(figure, axis, "mean over the runs and its 95 % interval")
     return to_png(figure)
 
 
@@ -155,7 +161,7 @@ def plot_misclassified(
 
 
 def plot_hard_images(
-    groups: Mapping[str, Sequence[int]],
+    groups: Mapping[str, np.ndarray],
     images: np.ndarray,
     labels: np.ndarray,
     predictions: Mapping[str, np.ndarray],
@@ -163,9 +169,12 @@ def plot_hard_images(
 ) -> bytes:
     """Draw groups of misclassified images, of each the first 20: place, label, predictions.
 
-    Groups are caption -> places in the test set, of images float [N, 28, 28] with labels int [N];
-    predictions are network -> the class that most of its runs predict, int [N]. Captions end with
-    the note.
+    Args:
+        groups: caption -> places in the test set, int [M].
+        images: as the network sees them, float [N, 28, 28].
+        labels: int [N].
+        predictions: network -> the class that most of its runs predict, int [N].
+        note: on the images, with which captions end.
     """
     rows = [max(1, -(-min(len(places), 20) // 10)) for places in groups.values()]
     figure, axes = subplots(
@@ -249,8 +258,5 @@ def plot_runs(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
         axis.set_title(metric, fontsize=11)
         metric_scale(axis, metric)
         epoch_axis(axis)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center",
-        ncols=min(4, len(histories)), title="solid: test or validation images, dashed: training",
-    )  # fmt: skip
+    legend_below(figure, axes[0], "solid: test or validation images, dashed: training")
     return to_png(figure)

@@ -5,7 +5,7 @@ R runs of a network, E epochs, N test images, C classes.
 
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -28,27 +28,48 @@ OF_A_RUN = ("model_type", "seed", "data_dir")  # settings that runs of a compari
 
 
 @dataclass
+class Run:
+    """What is known of a finished run: a line of JSON.
+
+    Attributes:
+        model_type: the network.
+        seed: of the run.
+        hits: correctly classified test images of each class, int [C].
+        calibration_error: in percentage points.
+        curves: column of metrics.csv -> float [E].
+    """
+
+    model_type: str
+    seed: int
+    hits: list[int]
+    calibration_error: float
+    curves: dict[str, list[float]]
+
+
+@dataclass
 class NetworkRuns:
     """The runs of one network, which differ in the seed alone.
 
     Attributes:
-        seeds: int [R].
-        curves: column of metrics.csv -> float [R, E].
-        calibration_errors: in percentage points, float [R].
-        hits: correctly classified test images of each class, int [R, C].
-        errors: how many of the runs misclassify each test image, int [N].
+        runs: in order of seed.
+        errors: how many of them misclassify each test image, int [N].
     """
 
-    seeds: np.ndarray
-    curves: dict[str, np.ndarray]
-    calibration_errors: np.ndarray
-    hits: np.ndarray
+    runs: list[Run]
     errors: np.ndarray
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    def curves(self, column: str) -> np.ndarray:
+        """Return a column of metrics.csv, float [R, E]."""
+        return np.array([run.curves[column] for run in self.runs])
 
     @property
     def accuracies(self) -> np.ndarray:
         """Each run's final test accuracy in percent, float [R]."""
-        return self.curves["test_accuracy"][:, -1]
+        return self.curves("test_accuracy")[:, -1]
 
     @property
     def correct_shares(self) -> np.ndarray:
@@ -56,12 +77,7 @@ class NetworkRuns:
 
         Their mean is the mean test accuracy, so its interval over the images comes from them.
         """
-        return 1 - self.errors / len(self.seeds)
-
-    def band(self, column: str) -> np.ndarray:
-        """Return the mean, the lowest and the highest run's curve of a column, float [3, E]."""
-        curves = self.curves[column]
-        return np.stack([curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)])
+        return 1 - self.errors / len(self.runs)
 
 
 @dataclass
@@ -104,12 +120,12 @@ class Predictions:
     """What the runs of one network say of each test image, for the pictures.
 
     Attributes:
-        predictions: int [R, N].
+        classes: the predicted ones, int [R, N].
         probabilities: of the first run, float32 [N, C].
         weights: of the first run.
     """
 
-    predictions: np.ndarray
+    classes: np.ndarray
     probabilities: np.ndarray
     weights: dict[str, torch.Tensor]
 
@@ -134,7 +150,7 @@ def evaluate(
     """Return what is known of finished runs, and what those of each network say of test images.
 
     Args:
-        jobs: folder -> settings of each run; but for network and seed the settings are the same.
+        jobs: folder -> settings of each run, in order of seed; only network and seed differ.
         splits: the images to train on and to test on, as loaded.
     """
     args = next(iter(jobs.values()))
@@ -144,7 +160,7 @@ def evaluate(
         folders = {a.seed: folder for folder, a in jobs.items() if a.model_type == model_type}
         if folders:
             networks[model_type], predictions[model_type] = _evaluate_network(
-                model_type, dict(sorted(folders.items())), Batches(test, EVALUATION_BATCH)
+                model_type, folders, Batches(test, EVALUATION_BATCH)
             )
     settings = {key: value for key, value in asdict(args).items() if key not in OF_A_RUN}
     setup = {"settings": settings} | describe_setup(args, splits)
@@ -160,32 +176,28 @@ def _evaluate_network(
     probabilities = [class_probabilities(model_type, c["model"], batches) for c in checkpoints]
     predictions = np.array([each.argmax(axis=1) for each in probabilities])
     correct = predictions == labels
-    histories = [checkpoint["history"] for checkpoint in checkpoints]
-    runs = NetworkRuns(
-        seeds=np.array(list(folders)),
-        curves={
-            column: np.array([[row[column] for row in history] for history in histories])
-            for column in histories[0][0]
-            if column != "epoch"
-        },
-        calibration_errors=np.array([calibration_error(each, labels) for each in probabilities]),
-        hits=np.array([class_counts(labels[hits]) for hits in correct]),
-        errors=(~correct).sum(axis=0),
-    )
-    return runs, Predictions(predictions, probabilities[0], checkpoints[0]["model"])
+    runs = []
+    for index, (seed, checkpoint) in enumerate(zip(folders, checkpoints, strict=True)):
+        history = checkpoint["history"]
+        hits = class_counts(labels[correct[index]]).tolist()
+        error = calibration_error(probabilities[index], labels)
+        curves = {name: [row[name] for row in history] for name in history[0] if name != "epoch"}
+        runs.append(Run(model_type, seed, hits, error, curves))
+    network = NetworkRuns(runs, (~correct).sum(axis=0))
+    return network, Predictions(predictions, probabilities[0], checkpoints[0]["model"])
 
 
 def describe_setup(args: Any, splits: tuple[Split, Split]) -> dict[str, Any]:
-    """Return what JSON says of how numbers were made: data, whether shipped, versions, method."""
+    """Return what JSON says of how numbers were made: data, whether shipped, versions."""
     training, evaluation = splits
-    kind = "test"
-    digests = {"train": digest(training), "test": digest(evaluation)}
     if args.val_size:
         kind = "validation"
         images = torch.cat([training.images, evaluation.images])
         labels = torch.cat([training.labels, evaluation.labels])
-        digests = {"train": digest(Split(images, labels))}
-    shipped = all(SHIPPED[name] == value for name, value in digests.items())
+        shipped = digest(Split(images, labels)) == SHIPPED["train"]
+    else:
+        kind = "test"
+        shipped = [digest(split) for split in splits] == [SHIPPED["train"], SHIPPED["test"]]
     name = "MNIST" if shipped else f"folder {args.data_dir}"
     sizes = f"{len(training.labels):,} training and {len(evaluation.labels):,} {kind} images"
     return {
@@ -193,31 +205,17 @@ def describe_setup(args: Any, splits: tuple[Split, Split]) -> dict[str, Any]:
         "shipped": shipped,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "processor": processor_name(args.device, args.threads),
-        "method": stats.METHOD,
     }
 
 
 # --- What follows from them -------------------------------------------------------------------
 
 
-def summarise(runs: NetworkRuns) -> dict[str, Summary]:
-    """Return the figures of a network's runs after the last epoch, described."""
-    finals = {column: curve[:, -1] for column, curve in runs.curves.items()}
-    return {
-        "test_accuracy": describe(finals["test_accuracy"]),
-        "over_images": describe(100 * runs.correct_shares),
-        "mean_over_epochs": describe(runs.curves["test_accuracy"].mean(axis=1)),
-        "test_loss": describe(finals["test_loss"], stats.LOSS),
-        "calibration_error": describe(runs.calibration_errors),
-        "train_accuracy": describe(finals["train_accuracy"]),
-        "train_loss": describe(finals["train_loss"], stats.LOSS),
-    }
-
-
 def class_accuracies(runs: NetworkRuns, test_images: np.ndarray) -> dict[str, Summary]:
     """Return the accuracy in percent of each class that occurs, described over the runs."""
+    hits = np.array([run.hits for run in runs.runs])
     return {
-        CLASSES[label]: describe(100 * (runs.hits[:, label] / test_images[label]))
+        CLASSES[label]: describe(100 * (hits[:, label] / test_images[label]))
         for label in np.flatnonzero(test_images)
     }
 
@@ -259,73 +257,36 @@ def recipe_difference(new: NetworkRuns, old: NetworkRuns) -> Difference:
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
-    """Return JSON with a line per value, and where a value holds others, a line for each of these.
-
-    So runs and networks have a line each, and a change in one of them is a change in one line.
-    """
+    """Return JSON with a line per value, and in a list of dicts, such as runs, a line for each."""
     parts = []
     for key, value in content.items():
         text = json.dumps(value)
-        if isinstance(value, dict) and _holds_others(value.values()):
-            lines = [f"{json.dumps(name)}: {json.dumps(inner)}" for name, inner in value.items()]
-            text = "{\n  " + ",\n  ".join(lines) + "\n }"
-        elif isinstance(value, list) and _holds_others(value):
+        if isinstance(value, list) and value and isinstance(value[0], dict):
             text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
         parts.append(f" {json.dumps(key)}: {text}")
     return ("{\n" + ",\n".join(parts) + "\n}\n").encode()
 
 
-def _holds_others(values: Iterable[Any]) -> bool:
-    return any(isinstance(value, dict | list) for value in values)
-
-
 def pack_comparison(comparison: Comparison) -> bytes:
-    """Return a comparison as JSON: its runs, a line each, and the statistics that follow."""
-    summaries, lines, errors = {}, [], {}
-    for name, runs in comparison.networks.items():
-        summaries[name] = {key: asdict(summary) for key, summary in summarise(runs).items()}
-        errors[name] = {str(i): int(runs.errors[i]) for i in np.flatnonzero(runs.errors)}
-        for index, seed in enumerate(runs.seeds.tolist()):
-            line = {"model_type": name, "seed": seed, "hits": runs.hits[index].tolist()}
-            line["calibration_error"] = float(runs.calibration_errors[index])
-            line["curves"] = {key: curve[index].tolist() for key, curve in runs.curves.items()}
-            lines.append(line)
-    differences = [
-        {"better": better, "than": than, **asdict(difference), "verdict": difference.verdict}
-        for (better, than), difference in network_differences(comparison.networks).items()
-    ]
-    content = dict(comparison.setup)
-    content["test_images"] = comparison.test_images.tolist()  # of each class
-    content["networks"] = summaries
-    content["differences"] = differences
-    content["errors"] = errors  # test image -> how many runs misclassify it
-    content["runs"] = lines
-    return to_json(content)
+    """Return a comparison as JSON: its runs, and how many of them misclassify which image."""
+    errors, runs = [], []
+    for model_type, network in comparison.networks.items():
+        counts = {str(i): int(network.errors[i]) for i in np.flatnonzero(network.errors)}
+        errors.append({"model_type": model_type, "runs_wrong": counts})
+        runs += [asdict(run) for run in network.runs]
+    content = comparison.setup | {"test_images": comparison.test_images.tolist()}
+    return to_json(content | {"errors": errors, "runs": runs})
 
 
 def load_comparison(path: Path) -> Comparison:
-    """Return what pack_comparison() packed; the statistics in it are left for other readers."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    test_images = np.array(content.pop("test_images"))
-    lines = content.pop("runs")
-    networks = {}
-    for name, error_counts in content.pop("errors").items():
-        errors = np.zeros(test_images.sum(), dtype=int)
-        for image, count in error_counts.items():
+    """Return what pack_comparison() packed."""
+    setup = json.loads(path.read_text(encoding="utf-8"))
+    test_images = np.array(setup.pop("test_images"))
+    runs, networks = [Run(**run) for run in setup.pop("runs")], {}
+    for content in setup.pop("errors"):
+        model_type, errors = content["model_type"], np.zeros(test_images.sum(), dtype=int)
+        for image, count in content["runs_wrong"].items():
             errors[int(image)] = count
-        own_lines = [line for line in lines if line["model_type"] == name]
-        networks[name] = _stack(own_lines, errors)
-    del content["networks"], content["differences"]
-    return Comparison(content, test_images, networks)
-
-
-def _stack(lines: Sequence[dict[str, Any]], errors: np.ndarray) -> NetworkRuns:
-    """Return the runs of a network from their lines of JSON."""
-    columns = lines[0]["curves"]
-    return NetworkRuns(
-        seeds=np.array([line["seed"] for line in lines]),
-        curves={column: np.array([line["curves"][column] for line in lines]) for column in columns},
-        calibration_errors=np.array([line["calibration_error"] for line in lines]),
-        hits=np.array([line["hits"] for line in lines]),
-        errors=errors,
-    )
+        of_network = [run for run in runs if run.model_type == model_type]
+        networks[model_type] = NetworkRuns(of_network, errors)
+    return Comparison(setup, test_images, networks)

@@ -21,11 +21,15 @@ Values = Sequence[float] | np.ndarray
 class Summary:
     """Values described; the interval is that of the mean, None for a single value."""
 
-    n: int
     mean: float
     interval: Interval | None
     min: float
     max: float
+
+    @property
+    def ends(self) -> Interval:
+        """The interval's ends, or the mean twice where there is none, as plots need them."""
+        return self.interval or (self.mean, self.mean)
 
 
 def t_interval(values: Values) -> Interval | None:
@@ -77,9 +81,7 @@ def _within(interval: Interval | None, limits: Interval) -> Interval | None:
 def describe(values: Values, limits: Interval = PERCENT) -> Summary:
     """Return values described, the interval of their mean cut off at limits."""
     interval = _within(t_interval(values), limits)
-    return Summary(
-        len(values), float(np.mean(values)), interval, float(min(values)), float(max(values))
-    )
+    return Summary(float(np.mean(values)), interval, float(min(values)), float(max(values)))
 
 
 def excludes_zero(interval: Interval | None) -> bool:

@@ -10,46 +10,61 @@ from comparison.analysis import BINS
 from comparison.results import (
     Comparison,
     Difference,
+    NetworkRuns,
     class_accuracies,
     network_differences,
-    summarise,
 )
-from comparison.stats import format_interval, format_mean
+from comparison.stats import (
+    LOSS,
+    METHOD,
+    PERCENT,
+    Interval,
+    Summary,
+    describe,
+    format_interval,
+    format_mean,
+)
 from model import TITLES
 from utils.augment import make_augmentation
 from utils.classes import CLASSES
 
 
-def markdown(heads: list[str], rows: list[list[str]]) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def accuracy_table(comparison: Comparison) -> str:
-    """Return every network's figures, a row per figure."""
-    summaries = {name: summarise(runs) for name, runs in comparison.networks.items()}
+def column_table(head: str, columns: Sequence[tuple[str, Mapping[str, str]]]) -> str:
+    """Return a Markdown table of titled columns, each a mapping row -> cell.
 
-    def row(title: str, key: str, places: int) -> list[str]:
-        return [title, *(format_mean(summary[key], places) for summary in summaries.values())]
+    The rows are those of the first column; a cell that another column lacks is empty.
+    """
+    heads = [head, *(title for title, _ in columns)]
+    rows = [[row, *(cells.get(row, "") for _, cells in columns)] for row in columns[0][1]]
+    return markdown(heads, rows)
 
-    over_images = ["over the test images"]
-    ends = ["lowest to highest"]
-    for summary in summaries.values():
-        over_images.append(format_interval(summary["over_images"].interval, 2))
-        accuracy = summary["test_accuracy"]
-        ends.append(f"{accuracy.min:.2f} to {accuracy.max:.2f}")
-    rows = [
-        row("test accuracy, %", "test_accuracy", 2),
-        over_images,
-        ends,
-        row("test accuracy, %, mean over epochs", "mean_over_epochs", 2),
-        row("test loss", "test_loss", 4),
-        row("calibration error, points", "calibration_error", 2),
-        row("train accuracy, %", "train_accuracy", 2),
-        row("train loss", "train_loss", 4),
-    ]
-    return markdown(["mean over the runs", *(TITLES[name] for name in summaries)], rows)
+
+def figures(runs: NetworkRuns) -> dict[str, str]:
+    """Return the column of a network: what is known of its runs after the last epoch."""
+    accuracy = describe(runs.accuracies)
+    over_images = describe(100 * runs.correct_shares)
+    over_epochs = describe(runs.curves("test_accuracy").mean(axis=1))
+    calibration = describe([run.calibration_error for run in runs.runs])
+
+    def last(column: str, limits: Interval = PERCENT) -> Summary:
+        return describe(runs.curves(column)[:, -1], limits)
+
+    return {
+        "test accuracy, %": format_mean(accuracy, 2),
+        "over the test images": format_interval(over_images.interval, 2),
+        "lowest to highest": f"{accuracy.min:.2f} to {accuracy.max:.2f}",
+        "test accuracy, %, mean over epochs": format_mean(over_epochs, 2),
+        "test loss": format_mean(last("test_loss", LOSS), 4),
+        "calibration error, points": format_mean(calibration, 2),
+        "train accuracy, %": format_mean(last("train_accuracy"), 2),
+        "train loss": format_mean(last("train_loss", LOSS), 4),
+    }
 
 
 def difference_cells(difference: Difference) -> list[str]:
@@ -62,11 +77,11 @@ def difference_cells(difference: Difference) -> list[str]:
     ]
 
 
-def difference_table(comparison: Comparison) -> str:
+def difference_table(networks: Mapping[str, NetworkRuns]) -> str:
     """Return the difference of each pair of networks, with its verdict; nothing without a pair."""
     rows = [
         [f"{TITLES[better]} against {TITLES[than]}", *difference_cells(difference)]
-        for (better, than), difference in network_differences(comparison.networks).items()
+        for (better, than), difference in network_differences(networks).items()
     ]
     heads = ["test accuracy, points", "difference", "over the runs", "over the test images"]
     return markdown([*heads, "verdict"], rows) if rows else ""
@@ -74,17 +89,13 @@ def difference_table(comparison: Comparison) -> str:
 
 def class_table(comparison: Comparison) -> str:
     """Return each network's accuracy per class, a row per class that occurs."""
-    accuracies = {
-        name: class_accuracies(runs, comparison.test_images)
-        for name, runs in comparison.networks.items()
-    }
-    rows = []
-    for title, count in zip(CLASSES, comparison.test_images, strict=True):
-        if count:
-            cells = [format_mean(summaries[title], 2) for summaries in accuracies.values()]
-            rows.append([title, f"{count:,}", *cells])
-    heads = ["accuracy per class, %", "test images", *(TITLES[name] for name in accuracies)]
-    return markdown(heads, rows)
+    images = zip(CLASSES, comparison.test_images, strict=True)
+    columns = [("test images", {name: f"{count:,}" for name, count in images if count})]
+    for model_type, runs in comparison.networks.items():
+        accuracies = class_accuracies(runs, comparison.test_images).items()
+        column = {name: format_mean(accuracy, 2) for name, accuracy in accuracies}
+        columns.append((TITLES[model_type], column))
+    return column_table("accuracy per class, %", columns)
 
 
 def trained_on(settings: Mapping[str, Any], metric: str) -> str:
@@ -102,9 +113,9 @@ def setup_table(setup: Mapping[str, Any], rows: Mapping[str, str]) -> str:
     common = {
         "data": setup["data"],
         "PyTorch": f"{setup['versions']['torch']} on {setup['processor']}",
-        "in brackets": setup["method"],
+        "in brackets": METHOD,
     }
-    return markdown(["how", ""], [[name, text] for name, text in (dict(rows) | common).items()])
+    return column_table("how", [("", dict(rows) | common)])
 
 
 def describe_seeds(seeds: Sequence[int]) -> str:
@@ -120,14 +131,14 @@ def comparison_tables(comparison: Comparison, defaults: Mapping[str, Any]) -> st
         comparison: the runs.
         defaults: of the settings; those that differ are named.
     """
-    settings = comparison.setup["settings"]
+    networks, settings = comparison.networks, comparison.setup["settings"]
     leave_out = ("epochs", "device", "threads")  # which stand elsewhere
     changed = [
         f"{name} {value}"
         for name, value in settings.items()
         if name not in leave_out and value != defaults.get(name, value)
     ]
-    seeds = sorted({int(seed) for runs in comparison.networks.values() for seed in runs.seeds})
+    seeds = sorted({seed for runs in networks.values() for seed in runs.seeds})
     training = "means over the last epoch, while the weights change"
     if others := trained_on(settings, "loss"):
         training = f"{training}, on {others}"
@@ -139,9 +150,10 @@ def comparison_tables(comparison: Comparison, defaults: Mapping[str, Any]) -> st
         "calibration error": f"expected (Guo et al., 2017), in {BINS} bins",
         "significant": "at the 95 % level, both over the runs and over the test images",
     }
+    columns = [(TITLES[name], figures(runs)) for name, runs in networks.items()]
     tables = [
-        accuracy_table(comparison),
-        difference_table(comparison),
+        column_table("mean over the runs", columns),
+        difference_table(networks),
         class_table(comparison),
         setup_table(comparison.setup, rows),
     ]

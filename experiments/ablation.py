@@ -15,19 +15,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/
 from utils.command import run_command  # isort: split
 
 import argparse
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from comparison.results import describe_setup
 from comparison.runs import ManyRunsParser
 from comparison.stats import POINTS, Summary, describe, format_mean
-from comparison.tables import describe_seeds, markdown, setup_table
-from dataset import Split, load_splits, prepare
-from experiments.study import Study, finish_study, train_study
+from comparison.tables import column_table, describe_seeds, setup_table
+from dataset import load_splits
+from experiments.study import Study, final_accuracies, finish_study, train_runs
 from main import RECIPES, Args, run
 from model import TITLES
-from utils.augment import deskew, make_augmentation
 
 BEST = RECIPES["best"]
 NETWORKS = ["LeNet5", "CustomMLP"]
@@ -56,31 +53,34 @@ EXTRAS = {
     "lr 0.2": {"lr": 0.2},
     "label smoothing 0.1": {"label_smoothing": 0.1},
 }
-BLOCKS = {  # -> head of their table
-    "best": "step",
-    "record": "on top of the best recipe, kept as `record`",
-    "extra": "on top of the best recipe, not kept",
+HEADS = {  # of a table for each of them
+    "steps": "step",
+    "kept": "on top of the best recipe, kept as `record`",
+    "extras": "on top of the best recipe, not kept",
 }
 
 
-def all_steps() -> dict[str, dict[str, Any]]:
-    """Return step -> its block, the step it is compared with ("" for none), its settings."""
-    steps: dict[str, dict[str, Any]] = {}
+class Step(NamedTuple):
+    """A step: the table that shows it, the step it is compared with ("" for none), its settings."""
+
+    table: str
+    before: str
+    settings: dict[str, Any]
+
+
+def all_steps() -> dict[str, Step]:
+    """Return every step by its name."""
+    steps = {}
     settings: dict[str, Any] = {}
     before = ""
     for name, change in STEPS.items():
         settings = settings | change
-        steps[name] = {"block": "best", "compared_with": before, "settings": settings}
+        steps[name] = Step("steps", before, settings)
         before = name
-    for block, changes in (("record", KEPT), ("extra", EXTRAS)):
+    for table, changes in (("kept", KEPT), ("extras", EXTRAS)):
         for name, change in changes.items():
-            changed = settings | change
-            steps[name] = {"block": block, "compared_with": before, "settings": changed}
+            steps[name] = Step(table, before, settings | change)
     return steps
-
-
-# What is published.
-FULL = {"epochs": None, "val_size": VAL_SIZE, "model_type": NETWORKS, "step": list(all_steps())}
 
 
 # --- Reporting --------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ FULL = {"epochs": None, "val_size": VAL_SIZE, "model_type": NETWORKS, "step": li
 
 def gain(study: Study, model_type: str, step: str) -> Summary | None:
     """Return what a step brings, in percentage points paired by seed; None for the first."""
-    before = study.setup["steps"][step]["compared_with"]
+    before = all_steps()[step].before
     if not before:
         return None
     gains = study.accuracies[model_type, step] - study.accuracies[model_type, before]
@@ -97,81 +97,41 @@ def gain(study: Study, model_type: str, step: str) -> Summary | None:
 
 def render(study: Study) -> str:
     """Return the ablation as Markdown tables."""
-    models, tables = study.values("model_type"), []
-    for block, head in BLOCKS.items():
-        heads, rows = [head], []
-        for model_type in models:
-            heads += [TITLES[model_type], "gain"]
-        for step, about in study.setup["steps"].items():
-            if about["block"] != block:
-                continue
-            row = [step]
-            for model_type in models:
-                summary = gain(study, model_type, step)
-                row.append(format_mean(study.summary(model_type, step), 2))
-                row.append(format_mean(summary, 2, "+") if summary else "")
-            rows.append(row)
-        if rows:
-            tables.append(markdown(heads, rows))
-    rows_of_setup = {
+    tables = []
+    for table, head in HEADS.items():
+        steps = [name for name in study.values("step") if all_steps()[name].table == table]
+        columns = []
+        for model_type in study.values("model_type"):
+            accuracies, gains = {}, {}
+            for step in steps:
+                accuracies[step] = format_mean(study.summary(model_type, step), 2)
+                if summary := gain(study, model_type, step):
+                    gains[step] = format_mean(summary, 2, "+")
+            columns += [(TITLES[model_type], accuracies), ("gain", gains)]
+        if steps:
+            tables.append(column_table(head, columns))
+    rows = {
         "accuracy": f"percent of {study.setup['val_size']:,} validation images",
         "runs per step": describe_seeds(range(study.setup["seeds"])),
     }
-    return "\n\n".join([*tables, setup_table(study.setup, rows_of_setup)])
+    return "\n\n".join([*tables, setup_table(study.setup, rows)])
 
 
-def plot_ablation(study: Study) -> bytes:
+def draw(study: Study) -> bytes:
     """Draw each network's ablation: a row per step, its runs as dots, the mean and its interval."""
+    from comparison.plots import draw_rows
     from utils.plots import colour_of, subplots, to_png
 
     models = study.values("model_type")
-    steps = [step for step, about in study.setup["steps"].items() if about["block"] != "extra"]
-    figure, axes = subplots(
-        1, len(models), figsize=(2 + 4 * len(models), 5), sharex=True, sharey=True, squeeze=False,
-    )  # fmt: skip
+    steps = [name for name in study.values("step") if all_steps()[name].table != "extras"]
+    size = (2 + 4 * len(models), 6)
+    figure, axes = subplots(1, len(models), size, sharex=True, sharey=True, squeeze=False)
     for axis, model_type in zip(axes[0], models, strict=True):
-        colour = colour_of(TITLES, model_type)
-        summaries = [study.summary(model_type, step) for step in steps]
-        means = [summary.mean for summary in summaries]
-        axis.plot(means, range(len(steps)), "D-", color=colour, lw=1)
-        for row, (step, summary) in enumerate(zip(steps, summaries, strict=True)):
-            accuracies = study.accuracies[model_type, step]
-            axis.scatter(accuracies, [row - 0.2] * len(accuracies), s=16, color=colour, alpha=0.5)
-            low, high = summary.interval or (summary.mean, summary.mean)
-            axis.hlines(row, low, high, color=colour, lw=3)
-            axis.annotate(
-                f"{summary.mean:.2f}", (max(high, summary.max), row), xytext=(6, 0),
-                textcoords="offset points", va="center",
-            )  # fmt: skip
-        axis.set_yticks(range(len(steps)), steps)
-        axis.set(ylim=(len(steps) - 0.5, -0.6), xlabel="Accuracy on validation images (%)")
-        axis.set_title(TITLES[model_type])
-        axis.margins(x=0.2)
-        axis.grid(axis="x", alpha=0.3)
-    figure.suptitle(
-        "Each step adds to the one above; dots are runs, bars the means' 95 % intervals"
-    )
-    return to_png(figure)
-
-
-def plot_augmentation(args: Args, training: Split) -> bytes:
-    """Draw the first training images, and what deskewing and the augmentation make of them."""
-    from utils.plots import image_grid, to_png
-
-    cpu = torch.device("cpu")
-    images = prepare(Split(training.images[:5], training.labels[:5]), False, cpu).images
-    augmentation, deskewed = make_augmentation(args, cpu), deskew(images)
-    assert augmentation is not None  # as the best recipe augments
-    repeated = deskewed.repeat_interleave(8, dim=0)
-    coefficients = augmentation.draw(len(repeated), torch.Generator().manual_seed(0))
-    augmented = augmentation(repeated, coefficients).view(5, 8, 28, 28)
-    figure, axes = image_grid(5, 10, (10, 5))
-    columns = torch.cat([images, deskewed, augmented], dim=1)
-    for axis, image in zip(axes.flat, columns.view(-1, 28, 28).numpy(), strict=True):
-        axis.imshow(image, cmap="gray_r")
-    titles = ["image", "deskewed", *(f"augmented {count}" for count in range(1, 9))]
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
+        rows = {step: study.accuracies[model_type, step] for step in steps}
+        draw_rows(axis, rows, [colour_of(TITLES, model_type)] * len(rows))
+        axis.set(xlabel="Accuracy on validation images (%)", title=TITLES[model_type])
+    title = "Each step adds to the one above; dots are runs, bars the means' 95 % intervals"
+    figure.suptitle(title)
     return to_png(figure)
 
 
@@ -202,25 +162,19 @@ def main() -> None:
         steps = {name: step for name, step in steps.items() if name not in KEPT}
     plan = {
         (model_type, name): [
-            Args(model_type=model_type, seed=seed, **(step["settings"] | shared))
+            Args(model_type=model_type, seed=seed, **(step.settings | shared))
             for seed in range(flags.seeds)
         ]
         for model_type in dict.fromkeys(flags.models)
         for name, step in steps.items()
     }
     splits = load_splits(flags.data_dir, flags.val_size)
-    accuracies = train_study(run, plan, splits)
-    args = Args(**(BEST | shared))
+    accuracies = final_accuracies(train_runs(run, plan, splits), "val_accuracy")
     setup = {"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size}
-    setup = setup | describe_setup(args, splits) | {"steps": steps}
+    setup |= describe_setup(Args(**shared), splits)
+    setup["steps"] = {name: step.settings for name, step in steps.items()}
     study = Study(setup, ("model_type", "step"), accuracies)
-    finish_study(
-        "ablation", study, render(study),
-        lambda: {
-            "ablation": plot_ablation(study),
-            "augmentation": plot_augmentation(args, splits[0]),
-        },
-    )  # fmt: skip
+    finish_study("ablation", study, render(study), draw)
 
 
 if __name__ == "__main__":

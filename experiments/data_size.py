@@ -19,10 +19,10 @@ import math
 
 from comparison.results import describe_setup
 from comparison.runs import ManyRunsParser
-from comparison.stats import Summary, first_reached, format_mean
-from comparison.tables import describe_seeds, markdown, setup_table
+from comparison.stats import describe, first_reached, format_mean
+from comparison.tables import column_table, describe_seeds, setup_table
 from dataset import load_splits
-from experiments.study import Study, draw_band, finish_study, train_study
+from experiments.study import Study, draw_band, final_accuracies, finish_study, train_runs
 from experiments.subset import STEPS, SubsetArgs, nested_order, run_on_subset
 from main import AUGMENTED, Args
 from model import MODELS, TITLES
@@ -34,9 +34,6 @@ SEEDS = 5
 # of the 8 means, 0.05 has higher ones than 0.02 in all and than 0.1 in 7, where a run diverged.
 LR = 0.05
 TARGETS = [95, 98]  # percent
-# What is published.
-FULL = {"steps": STEPS, "lr": LR, "val_size": 0, "model_type": list(MODELS),
-        "augmented": [False, True], "images": SIZES}  # fmt: skip
 
 
 # --- Reporting --------------------------------------------------------------------------------
@@ -71,17 +68,16 @@ def format_images(images: int | None, sizes: list[int]) -> str:
 def render(study: Study) -> str:
     """Return the study as Markdown tables."""
     setup, sizes = study.setup, study.values("images")
-    columns = [(name, kind) for kind in (False, True) for name in study.values("model_type")]
-    heads = [f"{TITLES[name]}{', augmented' if kind else ''}" for name, kind in columns]
     accuracies, needed = [], []
-    for size in sizes:
-        cells = [format_mean(study.summary(*column, size), 2) for column in columns]
-        accuracies.append([f"{size:,}", *cells])
-    for target in TARGETS:
-        cells = [
-            format_images(images_for(means(study, *column), target), sizes) for column in columns
-        ]
-        needed.append([f"for {target} %", *cells])
+    for augmented in (False, True):
+        for model_type in study.values("model_type"):
+            title = f"{TITLES[model_type]}{', augmented' if augmented else ''}"
+            summaries = {size: study.summary(model_type, augmented, size) for size in sizes}
+            column = {f"{size:,}": format_mean(value, 2) for size, value in summaries.items()}
+            accuracies.append((title, column))
+            curve = means(study, model_type, augmented)
+            images = {f"for {target} %": images_for(curve, target) for target in TARGETS}
+            needed.append((title, {row: format_images(n, sizes) for row, n in images.items()}))
     kind = f"{setup['val_size']:,} validation images" if setup["val_size"] else "the test images"
     rows = {
         "accuracy": f"percent of {kind}",
@@ -90,16 +86,15 @@ def render(study: Study) -> str:
         f"learning rate up to {setup['lr']:g}",
         "augmented": ", ".join(f"{name} {value:g}" for name, value in AUGMENTED.items()),
     }
-    return "\n\n".join(
-        [
-            markdown(["training images", *heads], accuracies),
-            markdown(["images needed", *heads], needed),
-            setup_table(setup, rows),
-        ]
-    )
+    tables = [
+        column_table("training images", accuracies),
+        column_table("images needed", needed),
+        setup_table(setup, rows),
+    ]
+    return "\n\n".join(tables)
 
 
-def plot_data_size(study: Study) -> bytes:
+def draw(study: Study) -> bytes:
     """Draw each network's error over the number of training images, plain and augmented."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator
 
@@ -109,7 +104,7 @@ def plot_data_size(study: Study) -> bytes:
     figure, axes = subplots(1, 2, figsize=(10, 4.8), sharey=True)
     for axis, augmented in zip(axes, (False, True), strict=True):
         for model_type in study.values("model_type"):
-            errors = [error(study.summary(model_type, augmented, size)) for size in sizes]
+            errors = [describe(100 - study.accuracies[model_type, augmented, n]) for n in sizes]
             style = {"color": colour_of(TITLES, model_type), "label": TITLES[model_type]}
             draw_band(axis, sizes, errors, **style)
         axis.set(xscale="log", yscale="log", xlabel="Training images")
@@ -122,14 +117,6 @@ def plot_data_size(study: Study) -> bytes:
     axes[0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes[1].legend(title=f"mean of {study.setup['seeds']} runs, band: its 95 % interval")
     return to_png(figure)
-
-
-def error(accuracy: Summary) -> Summary:
-    """Return a described accuracy in percent as a described error."""
-    interval = accuracy.interval and (100 - accuracy.interval[1], 100 - accuracy.interval[0])
-    return Summary(
-        accuracy.n, 100 - accuracy.mean, interval, 100 - accuracy.max, 100 - accuracy.min
-    )
 
 
 # --- The command ------------------------------------------------------------------------------
@@ -173,13 +160,13 @@ def main() -> None:
         raise UserError(
             f"--sizes {max(flags.sizes)}: there are only {count:,} images to train on; choose less"
         )
-    accuracies = train_study(run_on_subset, plan, splits, (run_on_subset, nested_order))
+    folders = train_runs(run_on_subset, plan, splits, (run_on_subset, nested_order))
+    column = "val_accuracy" if flags.val_size else "test_accuracy"
     setup = {name: getattr(flags, name) for name in ("seeds", "steps", "lr", "val_size")}
     args = Args(data_dir=flags.data_dir, val_size=flags.val_size)
-    study = Study(
-        setup | describe_setup(args, splits), ("model_type", "augmented", "images"), accuracies
-    )
-    finish_study("data_size", study, render(study), lambda: {"data_size": plot_data_size(study)})
+    setup |= describe_setup(args, splits)
+    study = Study(setup, ("model_type", "augmented", "images"), final_accuracies(folders, column))
+    finish_study("data_size", study, render(study), draw)
 
 
 if __name__ == "__main__":

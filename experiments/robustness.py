@@ -1,9 +1,9 @@
-"""How accurate the compared networks are on perturbed test images; nothing is trained.
+"""How accurate the compared networks are on perturbed test images.
 
     python -m experiments.robustness             the runs of compare.py, baseline and best recipe
 
 The perturbations are in experiments/perturb.py, the runs those of two commands: python compare.py,
-and the same with --recipe best --first_seed 10.
+and the same with --recipe best --first_seed 10. Those that are missing are trained.
 """
 
 import sys
@@ -16,25 +16,23 @@ from utils.command import run_command  # isort: split
 import argparse
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from comparison.identity import group_folder, run_folder
 from comparison.results import class_probabilities, describe_setup
-from comparison.runs import ManyRunsParser, cores, is_finished
+from comparison.runs import ManyRunsParser, cores
 from comparison.stats import first_reached, format_mean
-from comparison.tables import describe_seeds, markdown, setup_table
-from dataset import Batches, Split, digest, load_splits, prepare
+from comparison.tables import column_table, describe_seeds, setup_table
+from dataset import Batches, Split, load_splits, prepare
 from experiments import perturb
-from experiments.study import Study, draw_band, finish_study
-from main import EVALUATION_BATCH, RECIPES, Args
+from experiments.study import Study, draw_band, finish_study, train_runs
+from main import EVALUATION_BATCH, RECIPES, Args, run
 from model import MODELS, TITLES
 from utils.checkpoint import load_checkpoint
 from utils.device import select_device
-from utils.files import UserError
 
 SEEDS = 10
 FIRST_SEEDS = {"baseline": 0, "best": 10}  # of each recipe's runs
@@ -71,9 +69,6 @@ PERTURBATIONS = {
         perturb.cover, "side in pixels", (0, 4, 7, 10, 14), 0, (4, 7, 14)
     ),
 }
-# What is published.
-FULL = {"epochs": Args.epochs, "recipe": list(FIRST_SEEDS), "model_type": list(MODELS),
-        "perturbation": list(PERTURBATIONS)}  # fmt: skip
 # (recipe, network) -> weights of its runs, in order of seed
 Weights = dict[tuple[str, str], list[dict[str, torch.Tensor]]]
 
@@ -81,80 +76,36 @@ Weights = dict[tuple[str, str], list[dict[str, torch.Tensor]]]
 # --- Measuring --------------------------------------------------------------------------------
 
 
-def find_runs(flags: argparse.Namespace, data: list[str]) -> Weights:
-    """Return the weights of the finished runs of each recipe and network.
-
-    Args:
-        flags: as parse_flags() returns them.
-        data: digests of the images to train on and to test on.
-
-    Raises:
-        UserError: if runs are missing, with the commands that make them.
-    """
-    weights: Weights = {}
-    missing = 0
-    for recipe, first in FIRST_SEEDS.items():
-        shared = {"epochs": flags.epochs, "data_dir": flags.data_dir} | RECIPES[recipe]
-        for model_type in dict.fromkeys(flags.models):
-            weights[recipe, model_type] = []
-            for seed in range(first, first + flags.seeds):
-                args = Args(model_type=model_type, seed=seed, **shared)
-                folder = run_folder(args, group_folder(args, data))
-                if is_finished(args, folder):
-                    weights[recipe, model_type].append(load_checkpoint(folder)["model"])
-                else:
-                    missing += 1
-    if missing:
-        raise UserError(
-            f"{missing} of the comparison's runs are missing; to train them: python compare.py and "
-            "python compare.py --recipe best --first_seed 10, with the flags given here"
-        )
-    return weights
-
-
-def evaluate(
-    weights: Weights, pixels: torch.Tensor, labels: torch.Tensor
-) -> dict[tuple[str, str], np.ndarray]:
-    """Return (recipe, network) -> each run's accuracy in percent, float [R].
-
-    Args:
-        weights: of the runs; recipes may deskew.
-        pixels: float32 [N, 28, 28], 0 to 255.
-        labels: int64 [N].
-    """
-    accuracies = {}
-    # A thread per run at work: several threads for one network are slow on a busy machine.
-    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for (recipe, model_type), runs in weights.items():
-            # A copy, as normalising changes floats in place.
-            split = Split(pixels.clone(), labels)
-            deskewed = RECIPES[recipe].get("deskew", False)
-            batches = Batches(prepare(split, deskewed, pixels.device), EVALUATION_BATCH)
-            futures = [pool.submit(class_probabilities, model_type, run, batches) for run in runs]
-            predictions = np.array([future.result().argmax(axis=1) for future in futures])
-            correct = predictions == labels.cpu().numpy()
-            accuracies[recipe, model_type] = 100 * correct.mean(axis=1)
-    return accuracies
+def perturb_images(pixels: torch.Tensor, name: str, strength: float) -> torch.Tensor:
+    """Return perturbed pixels, float32 [N, 28, 28], 0 to 255; unchanged at the neutral strength."""
+    about = PERTURBATIONS[name]
+    if strength == about.neutral:
+        return pixels
+    return about.change(pixels, strength, torch.Generator().manual_seed(SEED))
 
 
 def measure(weights: Weights, test: Split) -> dict[tuple[str, str, str, float], np.ndarray]:
     """Return (recipe, network, perturbation, strength) -> each run's accuracy in percent.
 
     Args:
-        weights: of the runs.
+        weights: of the runs; recipes may deskew.
         test: the test split as loaded, on the device.
     """
-    pixels, accuracies = test.images.float(), {}
-    unchanged = evaluate(weights, pixels, test.labels)
+    pixels, labels, accuracies = test.images.float(), test.labels.cpu().numpy(), {}
     strengths = [(name, s) for name, about in PERTURBATIONS.items() for s in about.strengths]
-    for name, strength in tqdm(strengths, unit=" strengths", leave=False, disable=None):
-        perturbation, measured = PERTURBATIONS[name], unchanged
-        if strength != perturbation.neutral:
-            generator = torch.Generator().manual_seed(SEED)
-            perturbed = perturbation.change(pixels, strength, generator)
-            measured = evaluate(weights, perturbed, test.labels)
-        for (recipe, model_type), values in measured.items():
-            accuracies[recipe, model_type, name, strength] = values
+    # A thread per run at work: several threads for one network are slow on a busy machine.
+    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name, strength in tqdm(strengths, unit=" strengths", leave=False, disable=None):
+            perturbed = perturb_images(pixels, name, strength)
+            for (recipe, model_type), runs in weights.items():
+                # A copy, as normalising changes floats in place.
+                split = Split(perturbed.clone(), test.labels)
+                deskewed = RECIPES[recipe].get("deskew", False)
+                batches = Batches(prepare(split, deskewed, pixels.device), EVALUATION_BATCH)
+                futures = [pool.submit(class_probabilities, model_type, w, batches) for w in runs]
+                predictions = np.array([future.result().argmax(axis=1) for future in futures])
+                correct = predictions == labels
+                accuracies[recipe, model_type, name, strength] = 100 * correct.mean(axis=1)
     return accuracies
 
 
@@ -179,20 +130,21 @@ def failures(means: dict[float, float], neutral: float) -> str:
 
 def render(study: Study) -> str:
     """Return the study as Markdown tables."""
-    columns = [(r, m) for r in study.values("recipe") for m in study.values("model_type")]
-    heads = [f"{TITLES[model_type]}, `{recipe}`" for recipe, model_type in columns]
-    strengths, limits = [], []
-    for name in study.values("perturbation"):
-        about = PERTURBATIONS[name]
-        title = f"{name}, {about.unit}"
-        for strength in about.in_table:
-            cells = [format_mean(study.summary(*column, name, strength), 1) for column in columns]
-            strengths.append([f"{title}: {strength:g}", *cells])
-        cells = []
-        for column in columns:
-            means = {s: study.summary(*column, name, s).mean for s in about.strengths}
-            cells.append(failures(means, about.neutral))
-        limits.append([title, *cells])
+    accuracies, limits = [], []
+    for recipe in study.values("recipe"):
+        for model_type in study.values("model_type"):
+            title = f"{TITLES[model_type]}, `{recipe}`"
+            cells, failing = {}, {}
+            for name in study.values("perturbation"):
+                about = PERTURBATIONS[name]
+                summaries = {s: study.summary(recipe, model_type, name, s) for s in about.strengths}
+                for strength in about.in_table:
+                    row = f"{name}, {about.unit}: {strength:g}"
+                    cells[row] = format_mean(summaries[strength], 1)
+                means = {strength: summary.mean for strength, summary in summaries.items()}
+                failing[f"{name}, {about.unit}"] = failures(means, about.neutral)
+            accuracies.append((title, cells))
+            limits.append((title, failing))
     count = study.setup["seeds"]
     seeds = [f"`{name}` {describe_seeds(range(n, n + count))}" for name, n in FIRST_SEEDS.items()]
     rows = {
@@ -200,16 +152,15 @@ def render(study: Study) -> str:
         "runs of each network": ", ".join(seeds),
     }
     limit_head = f"strength at which the mean falls below {LIMIT} %, interpolated linearly"
-    return "\n\n".join(
-        [
-            markdown(["perturbation", *heads], strengths),
-            markdown([limit_head, *heads], limits),
-            setup_table(study.setup, rows),
-        ]
-    )
+    tables = [
+        column_table("perturbation", accuracies),
+        column_table(limit_head, limits),
+        setup_table(study.setup, rows),
+    ]
+    return "\n\n".join(tables)
 
 
-def plot_robustness(study: Study) -> bytes:
+def draw(study: Study) -> bytes:
     """Draw small multiples: for each recipe a panel per perturbation, accuracy over strength."""
     from matplotlib.figure import Figure
 
@@ -254,18 +205,30 @@ def parse_flags() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Perturb the test images, then report the accuracy of the finished runs on them."""
+    """Train what is missing, perturb the test images, then report the accuracies on them."""
     flags = parse_flags()
-    args = Args(flags.models[0], epochs=flags.epochs, data_dir=flags.data_dir)
-    splits = load_splits(args.data_dir, args.val_size)
-    weights = find_runs(flags, [digest(split) for split in splits])
+    shared = {"epochs": flags.epochs, "data_dir": flags.data_dir}
+    plan = {
+        (recipe, model_type): [
+            Args(model_type=model_type, seed=seed, **(shared | RECIPES[recipe]))
+            for seed in range(first, first + flags.seeds)
+        ]
+        for recipe, first in FIRST_SEEDS.items()
+        for model_type in dict.fromkeys(flags.models)
+    }
+    splits = load_splits(flags.data_dir, 0)
+    weights = {
+        key: [load_checkpoint(folder)["model"] for folder in folders]
+        for key, folders in train_runs(run, plan, splits).items()
+    }
+    args = Args(data_dir=flags.data_dir)
     device = select_device(args.device)
     test = Split(splits[1].images.to(device), splits[1].labels.to(device))
     accuracies = measure(weights, test)
-    setup: dict[str, Any] = {"seeds": flags.seeds, "epochs": flags.epochs}
-    setup = setup | {"images": len(test.labels)} | describe_setup(args, splits)
+    setup = {"seeds": flags.seeds, "epochs": flags.epochs, "images": len(test.labels)}
+    setup |= describe_setup(args, splits)
     study = Study(setup, ("recipe", "model_type", "perturbation", "strength"), accuracies)
-    finish_study("robustness", study, render(study), lambda: {"robustness": plot_robustness(study)})
+    finish_study("robustness", study, render(study), draw)
 
 
 if __name__ == "__main__":

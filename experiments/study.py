@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from comparison.runs import Run, cores, train_all
 from comparison.stats import Summary, describe
 from dataset import Split, digest
 from utils.checkpoint import RUNS, load_checkpoint
-from utils.files import UserError, atomic_write, write_all
+from utils.files import UserError, atomic_write
 
 Key = tuple[Any, ...]
 
@@ -48,7 +48,7 @@ def pack_study(study: Study) -> bytes:
     points = []
     for key, accuracies in study.accuracies.items():
         point = dict(zip(study.axes, key, strict=True))
-        points.append(point | {"accuracies": accuracies.tolist()} | asdict(study.summary(*key)))
+        points.append(point | {"accuracies": accuracies.tolist()})
     return to_json(study.setup | {"axes": study.axes, "points": points})
 
 
@@ -62,13 +62,13 @@ def load_study(path: Path) -> Study:
     return Study(setup, axes, accuracies)
 
 
-def train_study(
+def train_runs(
     run: Run,
     plan: Mapping[Key, Sequence[Any]],
     splits: tuple[Split, Split],
     code: Sequence[Callable] = (),
-) -> dict[Key, np.ndarray]:
-    """Train what is missing of a study; return key -> final accuracies in percent, float [R].
+) -> dict[Key, list[Path]]:
+    """Train what is missing of a study's runs; return key -> their folders, in order of seed.
 
     Args:
         run: main.run(), or what is called like it.
@@ -90,27 +90,28 @@ def train_study(
     failed = train_all(run, jobs, cores())
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed; start again to retry")
-    accuracies = {}
-    for key, paths in folders.items():
-        last = [load_checkpoint(path)["history"][-1] for path in paths]
-        column = "val_accuracy" if "val_accuracy" in last[0] else "test_accuracy"
-        accuracies[key] = np.array([row[column] for row in last])
-    return accuracies
+    return folders
 
 
-def finish_study(
-    name: str, study: Study, tables: str, draw: Callable[[], dict[str, bytes]]
-) -> None:
-    """Write a study's results and print its tables; then draw and write its pictures."""
+def final_accuracies(folders: Mapping[Key, Sequence[Path]], column: str) -> dict[Key, np.ndarray]:
+    """Return key -> that column of metrics.csv after the last epoch of each run, float [R]."""
+    return {
+        key: np.array([load_checkpoint(path)["history"][-1][column] for path in paths])
+        for key, paths in folders.items()
+    }
+
+
+def finish_study(name: str, study: Study, tables: str, draw: Callable[[Study], bytes]) -> None:
+    """Write a study's results and print its tables; then draw and write its picture."""
     folder = RUNS / name
     atomic_write(folder / f"{name}.json", pack_study(study))
     print(tables, flush=True)
-    write_all({folder / f"{title}.png": picture for title, picture in draw().items()})
-    print(f"\nresults and plots: {folder}")
+    atomic_write(folder / f"{name}.png", draw(study))
+    print(f"\nresults and plot: {folder}")
 
 
 def draw_band(axis: Any, xs: Sequence[float], summaries: Sequence[Summary], **style: Any) -> None:
     """Draw described values on a plot's axes, means as a line, their intervals as a band."""
-    intervals = [summary.interval or (summary.mean, summary.mean) for summary in summaries]
     axis.plot(xs, [summary.mean for summary in summaries], marker="o", ms=3, **style)
-    axis.fill_between(xs, *np.transpose(intervals), color=style["color"], alpha=0.2, lw=0)
+    ends = np.array([summary.ends for summary in summaries])
+    axis.fill_between(xs, ends[:, 0], ends[:, 1], color=style["color"], alpha=0.2, lw=0)

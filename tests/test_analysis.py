@@ -1,16 +1,9 @@
-"""comparison/analysis.py: calibration, confusions, and who misclassifies what."""
+"""comparison/analysis.py: calibration and confusions."""
 
 import numpy as np
 import pytest
 
-from comparison.analysis import (
-    calibration_error,
-    class_counts,
-    confusion,
-    majority,
-    misclassified_by_all,
-    misclassified_by_one,
-)
+from comparison.analysis import calibration_error, class_counts, confusion, majority
 
 
 def one_guess(confidence, classes):
@@ -56,10 +49,3 @@ def test_confusion_is_the_mean_over_runs_and_rows_are_true_classes():
 
 def test_most_runs_decide():
     assert majority(np.array([[1, 2], [1, 3], [5, 3]])).tolist() == [1, 3]
-
-
-def test_images_that_no_run_is_correct_on():
-    cnn, mlp = np.array([0, 1, 1, 0.5, 1]), np.array([0, 0, 1, 0, 0.5])
-    assert misclassified_by_all([cnn, mlp]).tolist() == [0]
-    assert misclassified_by_one(mlp, cnn).tolist() == [1]  # not 3: one of the CNN's runs
-    assert misclassified_by_one(cnn, mlp).tolist() == []

@@ -48,7 +48,7 @@ def finished(compared, monkeypatch):
 
 
 def folder_of(group, model_type, seed):
-    return run_folder(main.Args(model_type=model_type, seed=int(seed)), group)
+    return run_folder(main.Args(model_type=model_type, seed=seed), group)
 
 
 # --- Results ----------------------------------------------------------------------------------
@@ -62,19 +62,18 @@ def test_results_say_what_the_weights_do(finished):
     assert list(comparison.networks) == ["LeNet5", "CustomMLP"]  # in the order of MODELS
     for model_type, network in comparison.networks.items():
         errors = np.zeros(len(labels), dtype=int)
-        for index, seed in enumerate(network.seeds):
-            checkpoint = load_checkpoint(folder_of(group, model_type, seed))
+        assert network.seeds == [0, 1]
+        for run in network.runs:
+            checkpoint = load_checkpoint(folder_of(group, model_type, run.seed))
             probabilities = class_probabilities(model_type, checkpoint["model"], batches)
             correct = probabilities.argmax(axis=1) == labels
             errors += ~correct
-            assert network.hits[index].tolist() == [
-                int(correct[labels == d].sum()) for d in range(10)
-            ]
-            assert network.accuracies[index] == pytest.approx(100 * correct.mean())
+            assert run.hits == [int(correct[labels == digit].sum()) for digit in range(10)]
+            assert run.curves["test_accuracy"][-1] == pytest.approx(100 * correct.mean())
             expected = calibration_error(probabilities, labels)
-            assert network.calibration_errors[index] == pytest.approx(expected, abs=1e-4)
-            for column, curve in network.curves.items():
-                assert curve[index].tolist() == [row[column] for row in checkpoint["history"]]
+            assert run.calibration_error == pytest.approx(expected, abs=1e-4)
+            for column, curve in run.curves.items():
+                assert curve == [row[column] for row in checkpoint["history"]]
         assert network.errors.tolist() == errors.tolist()
     assert comparison.setup["data"] == "folder data, 2,000 training and 500 test images"
     assert not comparison.setup["shipped"]
@@ -82,9 +81,9 @@ def test_results_say_what_the_weights_do(finished):
 
 def test_its_pictures_lie_beside_them(finished):
     group, _ = finished
-    names = {"accuracy", "loss", "final", "digits", "hard_images", "filters_LeNet5"}
-    for model_type in ("CustomMLP", "LeNet5"):
-        names |= {f"confusion_matrix_{model_type}", f"misclassified_{model_type}"}
+    names = {"accuracy", "loss", "final", "digits", "hard_images", "filters_LeNet5",
+             "confusion_matrix_LeNet5", "confusion_matrix_CustomMLP", "misclassified_LeNet5",
+             "misclassified_CustomMLP"}  # fmt: skip
     assert {path.stem for path in group.glob("*.png")} == names
     for name in names:
         with Image.open(group / f"{name}.png") as image:

@@ -55,7 +55,8 @@ def test_two_runs_far_apart_leave_an_interval_of_what_can_be():
 
 def test_description_and_its_text():
     summary = describe([98.0, 98.2])
-    assert (summary.n, summary.mean, summary.min, summary.max) == (2, 98.1, 98.0, 98.2)
+    assert (summary.mean, summary.min, summary.max) == (98.1, 98.0, 98.2)
+    assert summary.ends == summary.interval and describe([98.0]).ends == (98, 98)
     assert format_mean(summary, 1) == "98.1 [96.8, 99.4]"
     assert format_mean(summary, 1, "+") == "+98.1 [+96.8, +99.4]"
     assert format_mean(describe([98.0]), 2) == "98.00"

@@ -9,47 +9,43 @@ from comparison.results import (
     Comparison,
     Difference,
     NetworkRuns,
+    Run,
     class_accuracies,
     load_comparison,
     network_differences,
     pack_comparison,
     recipe_difference,
-    summarise,
 )
-from comparison.stats import METHOD, describe, t_interval
+from comparison.stats import describe, t_interval
 from comparison.tables import comparison_tables, trained_on
 from main import Args
 
-IMAGES = np.array([0, 0, 7, 7])  # labels of the test images
+TEST_IMAGES = np.array([2, 0, 0, 0, 0, 0, 0, 2, 0, 0])  # of each class
 
 
-def network(accuracies, errors, seeds=None):
+def network(accuracies, errors, first_seed=0):
     """Runs of two epochs with the given final test accuracies; 7s are always correct."""
-    finals = np.array(accuracies)
-    both = np.stack([finals - 10, finals], axis=1)
-    curves = {"test_accuracy": both, "train_accuracy": both}
-    curves |= {"test_loss": both / 100, "train_loss": both / 100}
-    hits = np.zeros((len(finals), 10), dtype=int)
-    hits[:, 0], hits[:, 7] = np.arange(len(finals)) % 3, 2
-    seeds = np.arange(len(finals)) if seeds is None else np.array(seeds)
-    return NetworkRuns(seeds, curves, 100 - finals, hits, np.array(errors))
+    runs = []
+    for index, accuracy in enumerate(accuracies):
+        curves = {"test_accuracy": [accuracy - 10, accuracy], "test_loss": [2.0, 1.5]}
+        curves |= {"train_accuracy": [50.0, 60.0], "train_loss": [0.75, 0.5]}
+        hits = [index % 3, *[0] * 6, 2, 0, 0]
+        runs.append(Run("LeNet5", first_seed + index, hits, 100 - accuracy, curves))
+    return NetworkRuns(runs, np.array(errors))
 
 
 def comparison(**networks):
     settings = {name: value for name, value in vars(Args()).items() if name != "seed"}
-    setup = {"settings": settings, "data": "some", "shipped": False, "versions": {"torch": "1"}}
-    setup |= {"processor": "one", "method": METHOD}
-    return Comparison(setup, np.bincount(IMAGES, minlength=10), networks)
+    setup = {"settings": settings, "data": "some", "shipped": False}
+    setup |= {"versions": {"torch": "1"}, "processor": "one"}
+    for model_type, runs in networks.items():
+        for run in runs.runs:
+            run.model_type = model_type
+    return Comparison(setup, TEST_IMAGES, networks)
 
 
-def test_summary_describes_the_last_epoch_the_images_and_each_class_that_occurs():
-    runs = network([97.0, 99.0], [0, 1, 0, 2])
-    summary = summarise(runs)
-    assert summary["test_accuracy"] == describe([97.0, 99.0])
-    assert summary["mean_over_epochs"] == describe([92.0, 94.0])
-    assert summary["over_images"].interval == pytest.approx((0, 100))
-    assert summary["calibration_error"] == describe([3.0, 1.0])
-    classes = class_accuracies(runs, np.bincount(IMAGES, minlength=10))
+def test_each_class_that_occurs_is_described():
+    classes = class_accuracies(network([97.0, 99.0], [0, 1, 0, 2]), TEST_IMAGES)
     assert classes == {"0": describe([0.0, 50.0]), "7": describe([100.0, 100.0])}
 
 
@@ -68,15 +64,14 @@ def test_differences_are_paired_by_seed_and_by_image_and_name_the_better():
 def test_differences_use_the_seeds_that_both_networks_have():
     mlp, cnn = network([98.0, 99.0, 50.0], [0] * 4), network([97.0, 98.0], [0] * 4)
     assert network_differences({"CustomMLP": mlp, "LeNet5": cnn})["CustomMLP", "LeNet5"].mean == 1
-    assert not network_differences({"CustomMLP": mlp, "LeNet5": network([9.0], [0] * 4, [7])})
+    assert not network_differences({"CustomMLP": mlp, "LeNet5": network([9.0], [0] * 4, 7)})
 
 
 def test_recipes_are_compared_without_pairs():
-    new, old = network([99.0, 99.2], [0] * 4, [10, 11]), network([98.0, 98.4, 98.2], [1] * 4)
+    new, old = network([99.0, 99.2], [0] * 4, 10), network([98.0, 98.4, 98.2], [1] * 4)
     difference = recipe_difference(new, old)
-    assert difference.mean == pytest.approx(0.9)
+    assert difference.mean == pytest.approx(0.9) and difference.verdict == "significant"
     assert difference.over_images == pytest.approx((100 / 3, 100 / 3))
-    assert difference.verdict == "significant"
     assert recipe_difference(old, new).mean == pytest.approx(-0.9)
 
 
@@ -92,32 +87,39 @@ def test_a_verdict_needs_both_intervals(over_runs, over_images, verdict):
 
 
 def test_json_there_and_back_has_a_line_per_run(tmp_path):
-    before = comparison(
-        LeNet5=network([97.0, 99.0], [0, 1, 0, 2]), CustomMLP=network([96.0, 95.0], [2, 2, 0, 0])
-    )
+    before = comparison(LeNet5=network([97.0, 99.0], [0, 1, 0, 2]),
+                        CustomMLP=network([96.0, 95.0], [2, 2, 0, 0]))  # fmt: skip
     path = tmp_path / "results.json"
     path.write_bytes(pack_comparison(before))
     after = load_comparison(path)
-    assert pack_comparison(after) == path.read_bytes()
-    assert after.setup == before.setup
+    assert pack_comparison(after) == path.read_bytes() and after.setup == before.setup
     for name, runs in before.networks.items():
-        for key, value in vars(runs).items():
-            np.testing.assert_equal(vars(after.networks[name])[key], value)
+        assert after.networks[name].runs == runs.runs
+        assert after.networks[name].errors.tolist() == runs.errors.tolist()
     lines = [line for line in path.read_text().splitlines() if '"seed"' in line]
     assert [json.loads(line.strip(" ,"))["seed"] for line in lines] == [0, 1, 0, 1]
-    content = json.loads(path.read_text())
-    assert content["networks"]["LeNet5"]["test_accuracy"]["mean"] == 98
-    assert content["differences"][0]["verdict"] == "not significant"
 
 
 def test_tables_hold_what_differs_and_intervals_of_what_can_be():
-    runs = comparison(
-        LeNet5=network([40.0, 99.0], [0] * 4), CustomMLP=network([97.0, 98.0], [1] * 4)
-    )
+    runs = comparison(LeNet5=network([40.0, 99.0], [0, 0, 0, 2]),
+                      CustomMLP=network([97.0, 98.0], [1] * 4))  # fmt: skip
     defaults = vars(Args())
     text = comparison_tables(runs, defaults)
-    assert "| test accuracy, % | 69.50 [0.00, 100.00] | 97.50 [91.15, 100.00] |" in text
-    assert "| other settings | the defaults |" in text and "| 7 | 2 | 100.00 [" in text
+    for row in (
+        "| mean over the runs | LeNet-5 | CustomMLP |",
+        "| test accuracy, % | 69.50 [0.00, 100.00] | 97.50 [91.15, 100.00] |",
+        "| over the test images | [0.00, 100.00] | [50.00, 50.00] |",
+        "| lowest to highest | 40.00 to 99.00 | 97.00 to 98.00 |",
+        "| test accuracy, %, mean over epochs | 64.50 [0.00, 100.00] | 92.50 [86.15, 98.85] |",
+        "| test loss | 1.5000 [1.5000, 1.5000] | 1.5000 [1.5000, 1.5000] |",
+        "| calibration error, points | 30.50 [0.00, 100.00] | 2.50 [0.00, 8.85] |",
+        "| train accuracy, % | 60.00 [60.00, 60.00] | 60.00 [60.00, 60.00] |",
+        "| train loss | 0.5000 [0.5000, 0.5000] | 0.5000 [0.5000, 0.5000] |",
+        "| 7 | 2 | 100.00 [100.00, 100.00] | 100.00 [100.00, 100.00] |",
+        "| other settings | the defaults |",
+        "| runs per network | 2 (seeds 0 to 1) |",
+    ):
+        assert f"{row}\n" in text, row
     changed = comparison_tables(runs, defaults | {"lr": 0.5, "deskew": True})
     assert "| other settings | lr 0.001, deskew False |" in changed
     alone = comparison_tables(comparison(LeNet5=network([99.0], [0] * 4)), defaults)
