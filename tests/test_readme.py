@@ -2,10 +2,8 @@
 
 import importlib
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -30,12 +28,12 @@ SHORTER = {
     "python -m experiments.robustness": "--models CustomMLP --seeds 1 --epochs 1",
     "python -m experiments.data_size": "--models CustomMLP --sizes 100 --seeds 1 --steps 2",
     "python tests/benchmark.py": "--rounds 1 --share 0.01",
-    "torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 main.py": "--epochs 1",
     "python main.py --data_dir my_digits --val_size 20 --recipe best --batch_size 16 --lr 0.02 "
-    "--epochs 60": "--epochs 20",
+    "--epochs 60": "--epochs 12",
 }
-# The environment is CI's, which runs these tests; lines for a cluster are those of test_cluster.
-ELSEWHERE = ("python3 -m venv", "python -m pytest", "dask")
+# The environment is CI's, which runs these tests; the others are run by test_predict,
+# test_distributed and test_cluster.
+ELSEWHERE = ("python3 -m venv", "python -m pytest", "python predict.py --export", "torchrun", "dask")
 
 
 def git(*words):
@@ -80,21 +78,14 @@ def lines_to_run():
 
 def test_commands_run_and_leave_git_clean(clone, run_line, monkeypatch, no_processes):
     monkeypatch.syspath_prepend(ROOT / "tests")
-    # It starts torchrun, as a command of its own does here.
+    # It starts torchrun, as test_distributed does.
     monkeypatch.setattr(importlib.import_module("benchmark"), "scaling", lambda *_: None)
     lines, printed = lines_to_run(), {}
     assert set(SHORTER) <= set(lines)
     for command in lines:
-        line = f"{command} {SHORTER.get(command, '')}"
-        if line.startswith("torchrun"):
-            words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line)[1:]]
-            done = subprocess.run(words, capture_output=True, text=True, timeout=110)
-            code, out, err = done.returncode, done.stdout, done.stderr
-        else:
-            code, out, err = run_line(line)
+        code, printed[command], err = run_line(f"{command} {SHORTER.get(command, '')}")
         assert code == 0, (command, err)
         assert git("status", "--porcelain") == "", command
-        printed[command] = out
     fast = load_run("LeNet5_regularization")[1]["settings"]
     assert fast["label_smoothing"] == 0.05 and fast["epochs"] == 1
     assert printed["python main.py --resume"].count("already finished: Epoch: 5") == 1
