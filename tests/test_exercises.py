@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from conftest import ROOT, commands, decode, load_run, same_run
 from PIL import Image
+from test_main import rates
 
 import comparison.plots
 from comparison.stats import describe, format_interval, format_mean, proportion_interval, t_interval
-from main import Args, make_scheduler
+from main import Args
 from model import LeNet5
 from utils import plots
 
@@ -282,14 +282,7 @@ def test_arithmetic_is_right():
 
 
 def test_learning_rates_of_the_one_cycle_schedule_are_as_the_answer_says():
-    args = Args(schedule="onecycle", lr=0.1, epochs=1)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.lr)
-    scheduler = make_scheduler(args, optimizer, 1000, 0)
-    rates = []
-    for _ in range(1000):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step() if len(rates) < 1000 else None
+    seen = rates(Args(schedule="onecycle", lr=0.1, epochs=1), steps=1000)
     answer = spaced(ANSWERS[3])
-    assert f"starts at {rates[0]:.3f}, rises to 0.1 over the first 30 % of the steps" in answer
-    assert np.argmax(rates) == 299 and f"falls to {rates[-1]:.7f}" in answer
+    assert f"starts at {seen[0]:.3f}, rises to 0.1 over the first 30 % of the steps" in answer
+    assert np.argmax(seen) == 299 and f"falls to {seen[-1]:.7f}" in answer
