@@ -29,7 +29,7 @@ from utils.files import UserError
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
-# The files that take longest, so that the workers, which take one file after the other, end together.
+# The files that take longest: the workers take one file after the other, and end together.
 SLOW = ("test_page", "test_readme", "test_predict", "test_exercises", "test_checkpoint")
 
 
