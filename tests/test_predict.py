@@ -15,14 +15,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, decode, tar_bytes
+from conftest import ROOT, commands, decode, tar_bytes
 from PIL import Image
 
 import main
 import predict
 import utils.plots
 from comparison.analysis import calibration_error
-from dataset import normalise
+from dataset import Split, normalise
 from main import Args
 from model import MODELS
 from reading import onnx as reading_onnx
@@ -70,13 +70,19 @@ def vague(place):
     return "vague.pt"
 
 
+@pytest.fixture(scope="module")
+def shipped_test_images():
+    """MNIST's 10,000 test images, decoded once."""
+    return predict.shipped_test_images()
+
+
 # --- Weights ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model_type", MODELS)
-def test_shipped_weights_are_small_good_and_calibrated(model_type):
+def test_shipped_weights_are_small_good_and_calibrated(model_type, shipped_test_images):
     assert Path(WEIGHTS[model_type]).stat().st_size < 200_000
-    images, labels = predict.shipped_test_images()
+    images, labels = shipped_test_images
     classifier = predict.load_classifier(WEIGHTS[model_type])
     assert classifier.deskewed
     shares = predict.classify(classifier, images).softmax(dim=1).numpy()
@@ -90,14 +96,6 @@ def test_fitted_temperature_undoes_what_scaled_the_logits():
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).squeeze(1)
     for factor in (0.5, 3.0):
         assert fit_temperature(factor * logits, labels) == pytest.approx(factor, rel=0.03)
-
-
-def test_readme_lines_classify_a_tensor(place):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (place / "data").symlink_to(ROOT / "data")
-    names = {}
-    exec(code, names)
-    assert names["digits"].shape == (1,)
 
 
 @pytest.mark.parametrize("deskewed", [False, True])
@@ -226,11 +224,11 @@ def test_large_pictures_are_drawn_from_reduced_copies(place, digits, cli, monkey
     write_sheet("row.png", digits[0][:4], columns=4, scale=12)
     previews = []
     monkeypatch.setattr(plots, "plot_predictions", lambda given: previews.extend(given) or b"png")
-    assert cli(predict, *["row.png"] * 2)[0] == 0
-    assert previews[0].size == Image.open("row.png").size == (1788, 636)
-    assert max(previews[0].picture.size) <= 1500
     monkeypatch.setattr(plots, "MAX_PICTURES", 1)
     assert cli(predict, *["row.png"] * 2)[1].endswith("predictions.png (the first 1 of 2)\n")
+    (preview,) = previews
+    assert preview.size == Image.open("row.png").size == (1788, 636)
+    assert max(preview.picture.size) <= 1500
 
 
 @pytest.mark.parametrize("flags, tells", [
@@ -255,7 +253,7 @@ def test_wrong_flags_are_one_line(place, cli, flags, tells):
 # --- Labelled images --------------------------------------------------------------------------
 
 
-def test_labelled_images_of_folders_and_archives(place, real, cli):
+def test_labelled_images_of_folders_and_archives(place, real, cli, monkeypatch):
     """An archive may be named otherwise than its folder, and unlike a regular expression."""
     images = [("test/" + name, content) for name, content in real["test"][:100]]
     for index in range(30):
@@ -276,6 +274,8 @@ def test_labelled_images_of_folders_and_archives(place, real, cli):
     assert len(certain) == 20 and certain == sorted(certain, reverse=True)
     assert wrong[-1].startswith("misclassified: 10 more")
     pictures = {confusion, misclassified}
+    assert all(Image.open(picture).size[0] > 1000 for picture in pictures)
+    monkeypatch.setattr(utils.plots, "to_png", lambda figure: b"the same pictures")
     Path("a").mkdir()
     shutil.copy("dig(1.tar", "a/dig(1.tar")
     shutil.copy("dig(1.tar", "a/test.tar")
@@ -284,43 +284,28 @@ def test_labelled_images_of_folders_and_archives(place, real, cli):
         code, other, err = cli(predict, "--test", source, "--model_type", "CustomMLP")
         assert (code, err) == (0, "") and other.splitlines()[1:-2] == wrong
         pictures |= set(other.splitlines()[-2:])
-    assert all(Image.open(picture).size[0] > 1000 for picture in pictures)
     assert len(pictures) == len(list(Path("plots").iterdir())) == 6
 
 
 # --- One's own --------------------------------------------------------------------------------
 
 
-def test_crops_start_where_the_folder_ends(place, digits, cli):
-    write_sheet("one.png", digits[0][1:3])
-    write_sheet("two.png", digits[0][3:4])
-    Path("my_digits").mkdir()
-    Image.new("L", (28, 28)).save("my_digits/00041_3.png")
-    code, out, err = cli(predict, "one.png", "two.png", "--crops", "my_digits")
-    assert (code, err) == (0, "")
-    names = sorted(path.name for path in Path("my_digits").glob("*.png"))
-    assert f"my_digits: {names[1]} to {names[2]}, least certain 0004" in out
-    assert [name[:5] for name in names] == ["00041", "00042", "00043", "00044"]
-    _, (images, labels) = predict.load_images(Path("my_digits"))
-    assert images[1:].amax() > 200 and labels.tolist() == [3, *digits[1][1:4]]
-
-
-def test_walk_from_sheets_to_a_network_of_ones_own(place, digits, cli):
-    """Digits on sheets, cropped, their names corrected, trained on, tested on others."""
+def test_crops_start_where_the_folder_ends_and_are_like_mnists(place, digits, cli):
     images, labels = digits
-    for split, first, count in (("train", 0, 100), ("test", 100, 50)):
-        write_sheet(f"{split}.png", images[first : first + count])
-        code, out, err = cli(predict, f"{split}.png", "--crops", f"my_digits/{split}")
-        assert (code, err) == (0, "") and f": {count} digits, " in out
-        crops = sorted(Path(f"my_digits/{split}").glob("*.png"))
-        for path, label in zip(crops, labels[first:], strict=False):
-            path.rename(path.with_name(f"{path.name[:5]}_{label}.png"))
-    flags = ("--init", WEIGHTS["LeNet5"], "--deskew", "--name", "mine", "--epochs", 5)
-    assert cli(main, "--data_dir", "my_digits", *flags)[0] == 0
-    code, out, err = cli(predict, "--run", "mine", "--test", "my_digits/test")
-    assert (code, err) == (0, "") and out.startswith("mine on my_digits/test: 50 images")
+    write_sheet("one.png", images[:40])
+    write_sheet("two.png", images[40:50])
+    Path("my_digits/test").mkdir(parents=True)
+    Image.fromarray(images[50]).save(f"my_digits/test/00041_{labels[50]}.png")
+    code, out, err = cli(predict, "one.png", "two.png", "--crops", "my_digits/test")
+    assert (code, err) == (0, "") and "one.png: 40 digits, " in out
+    paths = sorted(Path("my_digits/test").glob("*.png"))
+    assert [path.name[:5] for path in paths] == [f"{number:05d}" for number in range(41, 92)]
+    assert f"my_digits/test: {paths[1].name} to {paths[40].name}, least certain 000" in out
+    for path, label in zip(paths[1:], labels, strict=False):  # as a person corrects the names
+        path.rename(path.with_name(f"{path.name[:5]}_{label}.png"))
+    code, out, err = cli(predict, "--test", "my_digits/test")
+    assert (code, err) == (0, "") and "LeNet5 on my_digits/test: 51 images" in out
     assert float(re.search(r"accuracy (\d+\.\d+) %", out)[1]) >= 96
-    assert "plots/confusion_matrix_mine_my_digits-test.png" in out
 
 
 # --- ONNX -------------------------------------------------------------------------------------
@@ -339,7 +324,7 @@ predict.run_command(predict.main)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """An ONNX file that predict.py wrote of a run, in a process that connects to nothing.
+    """An ONNX file that the README's line wrote of a run, in a process that connects to nothing.
 
     onnxruntime's telemetry, which is not Python's, would leave a device ID in the home folder.
     """
@@ -348,17 +333,19 @@ def exported(tmp_path_factory):
     home.mkdir()
     run.parent.mkdir(parents=True)
     shutil.copy(WEIGHTS["LeNet5_regularization"], run)
+    (line,) = [line for line in commands((ROOT / "README.md").read_text()) if "--export" in line]
+    _, _, *flags = line.split()
     environment = os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
     environment.pop("ORT_DISABLE_TELEMETRY", None)
     ended = subprocess.run(
-        [sys.executable, "-c", GUARDED, "--export", "out/net.onnx", "--run", "mine"],
+        [sys.executable, "-c", GUARDED, *flags, "--run", "mine"],
         cwd=folder, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("out/net.onnx: 1,000 images")
+    assert ended.stdout.startswith("lenet5.onnx: 1,000 images")
     assert list(home.rglob("*")) == []
-    assert [path.name for path in (folder / "out").iterdir()] == ["net.onnx"]  # no other data
-    return (folder / "out/net.onnx").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {"home", "lenet5.onnx", "runs"}
+    return (folder / "lenet5.onnx").read_bytes()
 
 
 def test_onnx_file_computes_what_pytorch_does(exported, digits):
@@ -390,13 +377,16 @@ def test_onnx_file_that_differs_is_not_written(place, cli, exported, monkeypatch
 # --- Page -------------------------------------------------------------------------------------
 
 
-def test_shipped_page_is_what_the_command_writes(place, cli):
+def test_shipped_page_is_what_the_command_writes(place, cli, monkeypatch, shipped_test_images):
+    monkeypatch.setattr(predict, "shipped_test_images", lambda: shipped_test_images)
     code, out, err = cli(predict, "--page", "page.html")
     assert (code, out, err) == (0, "page.html\n", "")
     assert Path("page.html").read_bytes() == (ROOT / "docs/index.html").read_bytes()
 
 
-def test_own_run_reads_and_takes_its_networks_place_in_the_page(small, digits, cli):
+def test_own_run_reads_and_takes_its_networks_place_in_the_page(small, digits, cli, monkeypatch):
+    few = Split(*map(torch.from_numpy, digits))
+    monkeypatch.setattr(predict, "shipped_test_images", lambda: few)
     main.run(Args("CustomMLP", 1), RUNS / "mine", verbose=False)
     assert not predict.load_classifier("runs/mine").deskewed
     assert predict.load_classifier("mine").temperature == 1
