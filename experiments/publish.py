@@ -3,9 +3,10 @@
     python -m experiments.publish
 
 For maintainers. It takes the full results in runs/ that this code made on the shipped data: of each
-recipe the comparison, and the studies. What is not there stays as it is published. The tables are
-written again from plots/results/*.json; findings between them are written by hand, and
-tests/test_publish.py holds their numbers against the JSON.
+recipe the comparison, the studies, a run with the defaults (python main.py), what was measured of
+pictures (python tests/pictures.py) and of time (python tests/benchmark.py --commands). What is not
+there stays as it is published. The tables are written again from plots/results/*.json; findings
+between them are written by hand, and tests/test_publish.py holds their numbers against the JSON.
 
 With the recipe best come the shipped weights: the first run of each network, and a temperature
 (Guo et al., 2017) fitted on the validation images of a run of its own, for LeNet5 that of
@@ -15,6 +16,7 @@ python main.py --recipe best --model_type LeNet5 --val_size 10000 --name LeNet5-
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/publish.py
 
@@ -26,16 +28,17 @@ import json
 import numpy as np
 
 from comparison.identity import group_folder, run_folder
-from comparison.results import Comparison, load_comparison, recipe_difference
-from comparison.stats import describe, format_mean
+from comparison.results import Comparison, load_comparison, recipe_difference, to_json
+from comparison.stats import describe, format_interval, format_mean, proportion_interval
 from comparison.tables import column_table, comparison_tables, difference_cells, markdown
 from dataset import digest, load_splits
 from experiments import ablation, data_size, robustness
 from experiments.study import load_study
 from main import RECIPES, Args
 from model import MODELS, TITLES, count_parameters
-from utils.checkpoint import RUNS, load_checkpoint, pack_weights
+from utils.checkpoint import RUNS, has_checkpoint, load_checkpoint, pack_weights
 from utils.files import PLOTS, UserError, write_all
+from utils.metrics import format_row
 from utils.settings import Parser
 
 RESULTS, PAGE, README = PLOTS / "results", PLOTS / "results/README.md", Path("README.md")
@@ -94,14 +97,37 @@ def recipe_table(recipes: Mapping[str, Comparison]) -> str:
     return markdown([*heads, "over the test images", "verdict"], rows)
 
 
-def costs_table(path: Path) -> str:
+def costs_table(costs: Mapping[str, Any]) -> str:
     """Return how long commands take, from what tests/benchmark.py --commands measured."""
-    costs = json.loads(path.read_text(encoding="utf-8"))
     rows = [
         [f"`{command}`", f"{np.median(seconds):.0f}"]
         for command, seconds in costs["seconds"].items()
     ]
     return markdown([f"start-up included, on {costs['processor']}", "seconds"], rows)
+
+
+def run_text(run: Mapping[str, Any]) -> str:
+    """Return what main.py prints of a run, as Markdown, without the epochs in the middle."""
+    lines = [format_row(row) for row in run["history"]]
+    return "\n".join(["```text", *lines[:3], "...", lines[-1], "```"])
+
+
+def pictures_table(pictures: Mapping[str, list]) -> str:
+    """Return how many pictures are read, from what tests/pictures.py measured."""
+    rows = []
+    for kind, count, correct, baseline in pictures["real"]:
+        rows.append(
+            [kind, f"{count:,}", format_share(correct, count), f"{100 * baseline / count:.1f}"]
+        )
+    for kind, count, correct in pictures["simulated"]:
+        rows.append([f"simulated: {kind}", f"{count:,}", format_share(correct, count), ""])
+    return markdown(["pictures", "number", "all digits right, %", "baseline, %"], rows)
+
+
+def format_share(hits: int, count: int) -> str:
+    """Return a share in percent with its 95 % confidence interval (Wilson)."""
+    interval = format_interval(proportion_interval(hits, count), 1)
+    return f"{100 * hits / count:.1f} {interval}"
 
 
 def table_files(sources: Mapping[str, Path]) -> Files:
@@ -114,8 +140,10 @@ def table_files(sources: Mapping[str, Path]) -> Files:
         if name in sources:
             tables[name] = module.render(load_study(sources[name]))
     readme_tables = {"results": summary_table(recipes)}
-    if (costs := RUNS / "costs.json").is_file():
-        readme_tables["costs"] = costs_table(costs)
+    makers = {"costs": costs_table, "run": run_text, "pictures": pictures_table}
+    for name, make in makers.items():
+        if name in sources:
+            readme_tables[name] = make(json.loads(sources[name].read_text(encoding="utf-8")))
     return {PAGE: with_tables(PAGE, tables), README: with_tables(README, readme_tables)}
 
 
@@ -135,6 +163,9 @@ def find_results() -> dict[str, Path]:
             all_there = count >= SEEDS and list(comparison.networks) == models
             if all_there and comparison.setup["shipped"]:
                 results[recipe] = path
+    for name in ("costs", "pictures"):
+        if (RUNS / f"{name}.json").is_file():
+            results[name] = RUNS / f"{name}.json"
     for name, module in STUDIES.items():
         path = RUNS / name / f"{name}.json"
         if path.is_file():
@@ -150,6 +181,21 @@ def result_files(name: str, path: Path) -> Files:
     ending = "" if name in STUDIES else f"_{name}"
     for picture in path.parent.glob("*.png"):
         files[RESULTS / f"{picture.stem}{ending}.png"] = picture.read_bytes()
+    return files
+
+
+def run_files(folder: Path) -> Files:
+    """Return the history and the plots of a run with the defaults, if it is one and finished."""
+    from utils.plots import plot_run  # here, as matplotlib takes a while
+
+    checkpoint = load_checkpoint(folder) if has_checkpoint(folder) else {}
+    history = checkpoint.get("history", [])
+    if len(history) < Args.epochs or checkpoint["settings"] != dataclasses.asdict(Args()):
+        return {}
+    files = {RESULTS / "run.json": to_json({"history": history})}
+    for metric in ("loss", "accuracy"):
+        picture = plot_run(metric, folder.name, folder.name, history, TITLES)
+        files[RESULTS / f"{metric}_plot_{folder.name}.png"] = picture
     return files
 
 
@@ -181,18 +227,17 @@ def temperature_of(model_type: str) -> float:
 
 
 def main() -> None:
-    """Write all files or none."""
+    """Write the results, then the tables that follow from all that is published."""
     Parser(description=__doc__).parse_args()
     results = find_results()
-    files: Files = {}
+    files = run_files(RUNS / Args.model_type)
     for name, path in results.items():
         print(f"{path}: published as {name}")
         files |= result_files(name, path)
         if name == WEIGHTS_RECIPE:
             files |= weight_files(path)
-    published = {path.stem: path for path in RESULTS.glob("*.json")}
-    files |= table_files(published | results)
     write_all(files)
+    write_all(table_files({path.stem: path for path in RESULTS.glob("*.json")}))
     print(f"tables written: {PAGE}, {README}")
 
 
