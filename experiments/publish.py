@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/
 
 from utils.command import run_command  # isort: split
 
-import dataclasses
 import json
 
 import numpy as np
@@ -107,8 +106,7 @@ def costs_table(path: Path) -> str:
 def table_files(sources: Mapping[str, Path]) -> Files:
     """Return both READMEs with the tables of all results, from name -> JSON."""
     recipes = {name: load_comparison(sources[name]) for name in RECIPES if name in sources}
-    defaults = dataclasses.asdict(Args())
-    tables = {name: comparison_tables(comparison, defaults) for name, comparison in recipes.items()}
+    tables = {recipe: comparison_tables(comparison) for recipe, comparison in recipes.items()}
     tables["recipes"] = recipe_table(recipes)
     for name, module in STUDIES.items():
         if name in sources:

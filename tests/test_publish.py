@@ -257,7 +257,7 @@ def test_publishing_writes_tables_pictures_json_and_the_first_weights(compared, 
     comparison = load_comparison(publish.RESULTS / "tiny.json")
     page, readme = publish.PAGE.read_text(), publish.README.read_text()
     assert page.startswith("Before\n") and page.endswith("After\n")
-    assert comparison_tables(comparison, vars(main.Args())) in page
+    assert comparison_tables(comparison) in page
     accuracy = comparison.networks["CustomMLP"].accuracies.mean()
     assert f"| {TITLES['CustomMLP']} | 45,846 | {accuracy:.2f} [" in readme
     assert "on a CPU" in readme and "| `python main.py` | 3 |" in readme
