@@ -26,6 +26,8 @@ from main import AUGMENTED, Args
 from model import TITLES
 from utils.classes import CLASSES
 
+DIFFERENCE_HEADS = ["difference", "over the runs", "over the test images", "verdict"]
+
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
@@ -81,8 +83,7 @@ def difference_table(networks: Mapping[str, NetworkRuns]) -> str:
         [f"{TITLES[better]} against {TITLES[than]}", *difference_cells(difference)]
         for (better, than), difference in network_differences(networks).items()
     ]
-    heads = ["test accuracy, points", "difference", "over the runs", "over the test images"]
-    return markdown([*heads, "verdict"], rows) if rows else ""
+    return markdown(["test accuracy, points", *DIFFERENCE_HEADS], rows) if rows else ""
 
 
 def class_table(comparison: Comparison) -> str:
