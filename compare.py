@@ -120,7 +120,7 @@ def compare_seeds(flags: argparse.Namespace) -> None:
     if finished:
         comparison, predictions = results.evaluate(finished, splits)
         atomic_write(group / "results.json", results.pack_comparison(comparison))
-        print(tables.comparison_tables(comparison, dataclasses.asdict(Args())), flush=True)
+        print(tables.comparison_tables(comparison), flush=True)
         pictures = draw_plots(comparison, predictions, splits[1])
         write_all({group / f"{name}.png": picture for name, picture in pictures.items()})
         print(f"\nresults and plots: {group}")

@@ -1,10 +1,8 @@
 """Results as Markdown tables."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 from comparison.analysis import BINS
 from comparison.results import (
@@ -24,9 +22,11 @@ from comparison.stats import (
     format_interval,
     format_mean,
 )
+from main import AUGMENTED, Args
 from model import TITLES
-from utils.augment import make_augmentation
 from utils.classes import CLASSES
+
+DIFFERENCE_HEADS = ["difference", "over the runs", "over the test images", "verdict"]
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -83,8 +83,7 @@ def difference_table(networks: Mapping[str, NetworkRuns]) -> str:
         [f"{TITLES[better]} against {TITLES[than]}", *difference_cells(difference)]
         for (better, than), difference in network_differences(networks).items()
     ]
-    heads = ["test accuracy, points", "difference", "over the runs", "over the test images"]
-    return markdown([*heads, "verdict"], rows) if rows else ""
+    return markdown(["test accuracy, points", *DIFFERENCE_HEADS], rows) if rows else ""
 
 
 def class_table(comparison: Comparison) -> str:
@@ -103,7 +102,7 @@ def trained_on(settings: Mapping[str, Any], metric: str) -> str:
     parts = []
     if metric == "loss" and settings["label_smoothing"] > 0:
         parts.append("smoothed labels")
-    if make_augmentation(SimpleNamespace(**settings), torch.device("cpu")):
+    if any(settings.get(name) for name in AUGMENTED):
         parts.append("augmented images")
     return " and ".join(parts)
 
@@ -124,20 +123,21 @@ def describe_seeds(seeds: Sequence[int]) -> str:
     return f"{len(seeds)} (seed{ends})"
 
 
-def comparison_tables(comparison: Comparison, defaults: Mapping[str, Any]) -> str:
-    """Return what is known of the runs: figures, differences, classes, how they were made.
-
-    Args:
-        comparison: the runs.
-        defaults: of the settings; those that differ are named.
-    """
-    networks, settings = comparison.networks, comparison.setup["settings"]
-    leave_out = ("epochs", "device", "threads")  # which stand elsewhere
+def changed_settings(settings: Mapping[str, Any]) -> str:
+    """Return the settings that are not the default, but for those that tables show elsewhere."""
+    defaults = dataclasses.asdict(Args())
+    elsewhere = ("epochs", "device", "threads")
     changed = [
         f"{name} {value}"
         for name, value in settings.items()
-        if name not in leave_out and value != defaults.get(name, value)
+        if name not in elsewhere and value != defaults.get(name, value)
     ]
+    return ", ".join(changed) or "the defaults"
+
+
+def comparison_tables(comparison: Comparison) -> str:
+    """Return what is known of the runs: figures, differences, classes, how they were made."""
+    networks, settings = comparison.networks, comparison.setup["settings"]
     seeds = sorted({seed for runs in networks.values() for seed in runs.seeds})
     training = "means over the last epoch, while the weights change"
     if others := trained_on(settings, "loss"):
@@ -145,7 +145,7 @@ def comparison_tables(comparison: Comparison, defaults: Mapping[str, Any]) -> st
     rows = {
         "runs per network": describe_seeds(seeds),
         "epochs": str(settings["epochs"]),
-        "other settings": ", ".join(changed) or "the defaults",
+        "other settings": changed_settings(settings),
         "train accuracy and loss": training,
         "calibration error": f"expected (Guo et al., 2017), in {BINS} bins",
         "significant": "at the 95 % level, both over the runs and over the test images",

@@ -30,7 +30,13 @@ import numpy as np
 from comparison.identity import group_folder, run_folder
 from comparison.results import Comparison, load_comparison, recipe_difference, to_json
 from comparison.stats import describe, format_interval, format_mean, proportion_interval
-from comparison.tables import column_table, comparison_tables, difference_cells, markdown
+from comparison.tables import (
+    DIFFERENCE_HEADS,
+    column_table,
+    comparison_tables,
+    difference_cells,
+    markdown,
+)
 from dataset import digest, load_splits
 from experiments import ablation, data_size, robustness
 from experiments.study import load_study
@@ -62,7 +68,7 @@ def with_tables(path: Path, tables: Mapping[str, str]) -> bytes:
     Raises:
         UserError: if markers are missing.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8")
     for name, table in tables.items():
         first, last = f"<!-- {name}: written by a script -->", f"<!-- end of {name} -->"
         before, begin, rest = text.partition(first)
@@ -88,22 +94,17 @@ def recipe_table(recipes: Mapping[str, Comparison]) -> str:
     """Return what each recipe brings to each network, with its verdict."""
     rows = []
     for recipe, other in COMPARED_WITH.items():
-        if recipe in recipes and other in recipes:
-            new, old = recipes[recipe].networks, recipes[other].networks
-            for model_type in (name for name in new if name in old):
-                cells = difference_cells(recipe_difference(new[model_type], old[model_type]))
-                rows.append([f"`{recipe}` against `{other}`", TITLES[model_type], *cells])
-    heads = ["test accuracy, points", "network", "difference", "over the runs"]
-    return markdown([*heads, "over the test images", "verdict"], rows)
+        old = recipes[other].networks
+        for model_type, new in recipes[recipe].networks.items():
+            cells = difference_cells(recipe_difference(new, old[model_type]))
+            rows.append([f"`{recipe}` against `{other}`", TITLES[model_type], *cells])
+    return markdown(["test accuracy, points", "network", *DIFFERENCE_HEADS], rows)
 
 
-def costs_table(costs: Mapping[str, Any]) -> str:
+def costs_line(costs: Mapping[str, Any]) -> str:
     """Return how long commands take, from what tests/benchmark.py --commands measured."""
-    rows = [
-        [f"`{command}`", f"{np.median(seconds):.0f}"]
-        for command, seconds in costs["seconds"].items()
-    ]
-    return markdown([f"start-up included, on {costs['processor']}", "seconds"], rows)
+    times = [f"`{name}` {np.median(seconds):.0f} s" for name, seconds in costs["seconds"].items()]
+    return f"Seconds, start-up included, on {costs['processor']}: {', '.join(times)}."
 
 
 def run_text(run: Mapping[str, Any]) -> str:
@@ -130,49 +131,43 @@ def format_share(hits: int, count: int) -> str:
     return f"{100 * hits / count:.1f} {interval}"
 
 
-def table_files(sources: Mapping[str, Path]) -> Files:
-    """Return both READMEs with the tables of all results, from name -> JSON."""
-    recipes = {name: load_comparison(sources[name]) for name in RECIPES if name in sources}
-    defaults = dataclasses.asdict(Args())
-    tables = {name: comparison_tables(comparison, defaults) for name, comparison in recipes.items()}
+def table_files() -> Files:
+    """Return both READMEs with the tables of all published results."""
+    recipes = {name: load_comparison(RESULTS / f"{name}.json") for name in RECIPES}
+    tables = {recipe: comparison_tables(comparison) for recipe, comparison in recipes.items()}
     tables["recipes"] = recipe_table(recipes)
     for name, module in STUDIES.items():
-        if name in sources:
-            tables[name] = module.render(load_study(sources[name]))
+        tables[name] = module.render(load_study(RESULTS / f"{name}.json"))
     readme_tables = {"results": summary_table(recipes)}
-    makers = {"costs": costs_table, "run": run_text, "pictures": pictures_table}
-    for name, make in makers.items():
-        if name in sources:
-            readme_tables[name] = make(json.loads(sources[name].read_text(encoding="utf-8")))
+    for name, make in {"costs": costs_line, "run": run_text, "pictures": pictures_table}.items():
+        content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        readme_tables[name] = make(content)
     return {PAGE: with_tables(PAGE, tables), README: with_tables(README, readme_tables)}
 
 
 # --- Results ----------------------------------------------------------------------------------
 
 
+def is_full(name: str, path: Path) -> bool:
+    """Return whether the JSON of a recipe or study holds all runs, on the shipped data."""
+    if name in STUDIES:
+        setup = load_study(path).setup
+        return setup["shipped"] and setup["seeds"] >= STUDIES[name].SEEDS
+    comparison = load_comparison(path)
+    recipe_model = RECIPES[name].get("model_type")
+    models = [recipe_model] if recipe_model else list(MODELS)
+    fewest = min(len(runs.seeds) for runs in comparison.networks.values())
+    all_there = list(comparison.networks) == models and fewest >= SEEDS
+    return comparison.setup["shipped"] and all_there
+
+
 def find_results() -> dict[str, Path]:
-    """Return name -> JSON of the full results in runs/; trials with fewer runs are left out."""
+    """Return name -> JSON of the full results in runs/; trials are left out."""
     data = [digest(split) for split in load_splits(Args.data_dir, 0)]
-    results = {}
+    paths = {name: RUNS / name / f"{name}.json" for name in STUDIES}
     for recipe, settings in RECIPES.items():
-        path = group_folder(Args(**settings), data) / "results.json"
-        if path.is_file():
-            comparison = load_comparison(path)
-            count = min(len(network.runs) for network in comparison.networks.values())
-            models = [settings["model_type"]] if "model_type" in settings else list(MODELS)
-            all_there = count >= SEEDS and list(comparison.networks) == models
-            if all_there and comparison.setup["shipped"]:
-                results[recipe] = path
-    for name in ("costs", "pictures"):
-        if (RUNS / f"{name}.json").is_file():
-            results[name] = RUNS / f"{name}.json"
-    for name, module in STUDIES.items():
-        path = RUNS / name / f"{name}.json"
-        if path.is_file():
-            setup = load_study(path).setup
-            if setup["seeds"] >= module.SEEDS and setup["shipped"]:
-                results[name] = path
-    return results
+        paths[recipe] = group_folder(Args(**settings), data) / "results.json"
+    return {name: path for name, path in paths.items() if path.is_file() and is_full(name, path)}
 
 
 def result_files(name: str, path: Path) -> Files:
@@ -227,17 +222,19 @@ def temperature_of(model_type: str) -> float:
 
 
 def main() -> None:
-    """Write the results, then the tables that follow from all that is published."""
+    """Publish what is full, then write the tables of all that is published."""
     Parser(description=__doc__).parse_args()
-    results = find_results()
-    files = run_files(RUNS / Args.model_type)
-    for name, path in results.items():
-        print(f"{path}: published as {name}")
-        files |= result_files(name, path)
+    for name, path in find_results().items():
+        files = result_files(name, path)
         if name == WEIGHTS_RECIPE:
             files |= weight_files(path)
-    write_all(files)
-    write_all(table_files({path.stem: path for path in RESULTS.glob("*.json")}))
+        write_all(files)
+        print(f"{path}: published as {name}")
+    for name in ("costs", "pictures"):  # measured by scripts of tests/
+        if (RUNS / f"{name}.json").is_file():
+            write_all({RESULTS / f"{name}.json": (RUNS / f"{name}.json").read_bytes()})
+    write_all(run_files(RUNS / Args.model_type))
+    write_all(table_files())
     print(f"tables written: {PAGE}, {README}")
 
 

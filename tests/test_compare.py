@@ -108,7 +108,7 @@ def test_finished_runs_are_kept_and_a_plot_costs_no_result(finished, cli, monkey
     monkeypatch.setattr(compare, "draw_plots", lambda *_: (_ for _ in ()).throw(UserError("no")))
     code, out, err = cli(compare, *QUICK)
     assert (code, err) == (2, "no\n") and "4 of 4 runs are finished, 0 to train" in out
-    assert comparison_tables(comparison, vars(main.Args())) in out
+    assert comparison_tables(comparison) in out
     assert load_comparison(group / "results.json").setup == comparison.setup
     assert before == {path: path.stat().st_mtime_ns for path in group.rglob("*.pt")}
 

@@ -85,6 +85,10 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(
     assert last[1] == run["history"][-1]["val_accuracy"]
     code, out, _ = cli(ablation, *short)
     assert code == 0 and "6 of 8 runs are finished, 2 to train" in out and "| 2 epochs | " in out
+    runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
+    finals = [run["history"][1]["val_accuracy"] for run in runs if len(run["history"]) == 2]
+    last = load_study(Path("runs/ablation/ablation.json")).accuracies["CustomMLP", "2 epochs"]
+    assert sorted(last) == sorted(finals)
 
 
 # --- Data size --------------------------------------------------------------------------------

@@ -103,8 +103,7 @@ def test_json_there_and_back_has_a_line_per_run(tmp_path):
 def test_tables_hold_what_differs_and_intervals_of_what_can_be():
     runs = comparison(LeNet5=network([40.0, 99.0], [0, 0, 0, 2]),
                       CustomMLP=network([97.0, 98.0], [1] * 4))  # fmt: skip
-    defaults = vars(Args())
-    text = comparison_tables(runs, defaults)
+    text = comparison_tables(runs)
     for row in (
         "| mean over the runs | LeNet-5 | CustomMLP |",
         "| test accuracy, % | 69.50 [0.00, 100.00] | 97.50 [91.15, 100.00] |",
@@ -120,9 +119,10 @@ def test_tables_hold_what_differs_and_intervals_of_what_can_be():
         "| runs per network | 2 (seeds 0 to 1) |",
     ):
         assert f"{row}\n" in text, row
-    changed = comparison_tables(runs, defaults | {"lr": 0.5, "deskew": True})
-    assert "| other settings | lr 0.001, deskew False |" in changed
-    alone = comparison_tables(comparison(LeNet5=network([99.0], [0] * 4)), defaults)
+    runs.setup["settings"] |= {"lr": 0.5, "deskew": True, "epochs": 7}
+    changed = comparison_tables(runs)
+    assert "| other settings | lr 0.5, deskew True |" in changed and "| epochs | 7 |" in changed
+    alone = comparison_tables(comparison(LeNet5=network([99.0], [0] * 4)))
     assert "| test accuracy, % | 99.00 |" in alone and "verdict" not in alone
 
 
