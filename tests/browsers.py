@@ -72,7 +72,10 @@ class Chromium(Selenium):
     def start(self) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium") or ""
-        for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
+        for flag in (
+            *("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"),
+            *("disable-component-update", "host-resolver-rules=MAP * ~NOTFOUND"),  # offline
+        ):
             options.add_argument(f"--{flag}")
         options.add_experimental_option(
             "prefs", {"download.default_directory": str(self.downloads)}
@@ -133,6 +136,12 @@ class Firefox(Browser):
             "privacy.resistFingerprinting": True,
             "browser.download.folderList": 2,  # a folder of one's choice:
             "browser.download.dir": str(self.downloads),
+            # Offline: a proxy that is not there. Firefox would look for updates, studies, news.
+            "network.proxy.type": 1,
+            "network.proxy.socks": "127.0.0.1",
+            "network.proxy.socks_port": 9,
+            "network.proxy.socks_remote_dns": True,
+            "network.dns.disabled": True,
         }
         lines = [f"user_pref({json.dumps(k)}, {json.dumps(v)});" for k, v in settings.items()]
         (profile / "user.js").write_text("\n".join(lines))

@@ -109,17 +109,12 @@ def run_in_copy(edits, lines):
 # --- The commands -----------------------------------------------------------------------------
 
 
-def test_each_has_question_commands_outcome_and_something_to_think_on_with_an_answer():
+def test_each_has_commands_a_question_to_think_on_and_an_answer():
     titles = [re.match(r"## (\d+\. \w.*)", text)[1] for text in EXERCISES]
     assert [int(title.split(".")[0]) for title in titles] == list(range(1, 12))
     assert [answer.splitlines()[0] for answer in ANSWERS] == titles
-    for text, answer in zip(EXERCISES, ANSWERS, strict=True):
-        parts = [text.index(f"**{part}.** ") for part in ("Question", "Expect", "Think")]
-        question, expected, thought = (text[start:] for start in parts)
-        assert parts == sorted(parts) and "?" in question[: parts[1] - parts[0]], text
-        assert re.search(r"\d", expected[: parts[2] - parts[1]]) and "?" in thought, text
-        assert commands(text) and text.index("```sh") < parts[1], text
-        assert len(re.findall(r"[.:?] |\.\n", answer)) >= 2, answer
+    for text in EXERCISES:
+        assert commands(text) and "?" in text[text.index("**Think.** ") :], text
 
 
 def test_commands_run_one_after_the_other(small, real, run_line, no_processes, monkeypatch):

@@ -106,8 +106,11 @@ def browser(request, tmp_path_factory, html):
 
 
 @pytest.fixture
-def page(browser):
+def page(browser, request):
     """The page, newly loaded; afterwards, it has said nothing and has asked for nothing."""
+    first = next(kind for kind in BROWSERS if is_installed(kind))
+    if request.node.get_closest_marker("one_browser") and type(browser) is not first:
+        pytest.skip("the same in every browser")
     browser.open(browser.url)
     if browser.js("return localStorage.length"):
         browser.js("localStorage.clear()")
@@ -434,6 +437,7 @@ def test_keys_and_buttons_undo_erase_and_clear(page):
         assert page.js("return document.getElementById('undo').disabled")
 
 
+@pytest.mark.one_browser
 def test_undo_in_mid_stroke_joins_no_strokes(page):
     draw(page, [[(20, 20), (80, 20)]])
     one = image_of(page)
@@ -468,6 +472,7 @@ def test_every_button_is_reached_by_key_and_everything_has_a_name(page):
         assert nameless == []
 
 
+@pytest.mark.one_browser
 def test_test_images_come_with_their_label_and_disagreements_are_highlighted(page, samples):
     label = samples[1][0]
     draw(page, [[(50, 12), (50, 88)]])
@@ -558,6 +563,7 @@ def test_digits_are_collected_counted_and_kept_over_a_reload(page, classifiers):
     assert page.js("return document.getElementById('train').disabled")
 
 
+@pytest.mark.one_browser
 def test_the_digit_asked_for_is_one_of_which_fewest_are_kept(page):
     counts = page.js("""
       const counts = [];
@@ -589,6 +595,7 @@ def test_storage_that_fails_is_said_and_stops_nothing(page):
     assert "does not store them" in text(page, "#stored")
 
 
+@pytest.mark.one_browser
 def test_what_another_program_stored_is_left_out(page):
     good = base64.b64encode(bytes(784)).decode()
     entries = [[7, good], [11, good], ["length", good], [1, "AAAA"]]
