@@ -192,22 +192,16 @@ def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
     assert not at_gate() and not list(Path("runs").rglob("*.pt"))
 
 
-def test_workers_die_and_come_and_results_are_the_local_ones(
-    two_workers, home, cli, monkeypatch, small_data
-):
+def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, cli, monkeypatch):
     machines, bars = two_workers, io.StringIO()
     monkeypatch.setattr(runs, "_progress_bar", lambda total: tqdm(total=total, file=bars))
-    text = (ROOT / "model.py").read_text()
-    assert "relu(self.fc" in text
-    other = checkout(machines.folder / "late", [("model.py", text.replace("relu", "tanh"))])
-    (other / "runs").symlink_to(home / "runs")
-    (other / "data").symlink_to(small_data)
+    no_checkout = machines.folder / "modules"
 
     def change_workers():
         wait_for(lambda: len(at_gate()) == 2)
         os.kill(next(iter(machines.client.run(os.getpid).values())), signal.SIGKILL)
         machines.start_worker()
-        refused = machines.start_worker(other)
+        refused = machines.start_worker(no_checkout)
         wait_for(lambda: refused.poll() is not None)
         wait_for(lambda: len(machines.workers()) == 3)
         Path("gate").touch()
@@ -219,7 +213,7 @@ def test_workers_die_and_come_and_results_are_the_local_ones(
     assert "| 6 (seeds 0 to 5) |" in out
     shown = bars.getvalue()
     assert "6/6" in shown and "2 workers" in shown and "3 workers" in shown
-    assert err.count("worker refused") == 1 and f"{other}: other code" in err
+    assert err.count("worker refused") == 1 and f"{no_checkout}: not a checkout" in err
     folders = sorted(Path("runs/compare").glob("*/CustomMLP-*"))
     assert len(folders) == 6 and sorted(set(at_gate())) == sorted(map(str, folders))
     for seed, folder in enumerate(folders):
@@ -230,6 +224,7 @@ def test_workers_die_and_come_and_results_are_the_local_ones(
 def test_unfit_workers_are_refused_before_anything_trains(two_workers, home, cli, real, small_data):
     machines, before = two_workers, len(two_workers.workers())
     other = ("model.py", (ROOT / "model.py").read_text().replace("relu", "tanh"))
+    no_checkout = machines.folder / "modules"
     changed, images, elsewhere = (
         checkout(machines.folder / "changed", [other]),
         checkout(machines.folder / "images"),
@@ -239,10 +234,7 @@ def test_unfit_workers_are_refused_before_anything_trains(two_workers, home, cli
         (folder / "runs").symlink_to(home / "runs")
     (changed / "data").symlink_to(small_data)
     write_archives(images / "data", real, 200, 100)
-    unfit = [
-        machines.start_worker(folder)
-        for folder in (changed, images, machines.folder / "modules", elsewhere)
-    ]
+    unfit = [machines.start_worker(folder) for folder in (changed, no_checkout, images, elsewhere)]
     unfit.append(machines.start_worker(flags=("--nthreads", "2")))
     wait_for(lambda: len(machines.workers()) == before + 5)
     args = Args("CustomMLP", epochs=3)
@@ -254,21 +246,21 @@ def test_unfit_workers_are_refused_before_anything_trains(two_workers, home, cli
     for folder, reason in (
         (changed, "other code"),
         (images, "other images"),
-        (machines.folder / "modules", "not a checkout"),
+        (no_checkout, "not a checkout"),
         (elsewhere, "all machines must see the same"),
         (home, "--nthreads 1"),
     ):
         assert re.search(rf"{folder}: .*{reason}", refusals), refusals
     assert refusals.count("\n") == 4
     # One whose code has been corrected is restarted, and fit.
-    machines.end(*(process for process in unfit if process not in (unfit[0], unfit[3])))
+    machines.end(*unfit[2:])
     wait_for(lambda: len(machines.workers()) == before + 2)
     (changed / "model.py").write_text((ROOT / "model.py").read_text())
     code, _, err = cli(compare, *FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
     assert (code, err.count("\n")) == (2, 1)
-    assert f"1 of {before + 2} workers refused" in err and f"{elsewhere}: " in err
+    assert f"1 of {before + 2} workers refused" in err and f"{no_checkout}: " in err
     assert not list(Path("runs").rglob("*seed30"))
-    machines.end(unfit[0], unfit[3])
+    machines.end(unfit[0], unfit[1])
 
 
 def test_two_users_do_not_train_a_run_twice(two_workers, home, capfd):
@@ -291,7 +283,7 @@ def test_two_users_do_not_train_a_run_twice(two_workers, home, capfd):
     assert all(load_checkpoint(folder)["epoch"] == 2 for folder in jobs)
 
 
-def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli):
+def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli, no_processes):
     flags = (*FLAGS, two_workers.address, "--first_seed", "40", "--seeds", "3")
 
     def end(pid):
@@ -305,7 +297,7 @@ def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli):
         code, _, err = cli(compare, *flags)
     assert (code, err.count("\n")) == (2, 1) and "the scheduler is lost" in err
     Path("gate").touch()
-    flags = (*FLAGS[:-1], "--first_seed", "40", "--seeds", "3", "--at_once", "1")
+    flags = (*FLAGS[:-1], "--first_seed", "40", "--seeds", "3")
     code, out, err = cli(compare, *flags)
     assert code == 0 and "| 3 (seeds 40 to 42) |" in out, err
     assert sorted(set(at_gate())) == sorted(at_gate())  # none has been started again
