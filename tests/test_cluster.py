@@ -25,7 +25,7 @@ from tqdm import tqdm
 import compare
 import main
 from comparison import cluster, runs
-from experiments import robustness
+from experiments import ablation, data_size, robustness
 from main import Args
 from utils.checkpoint import load_checkpoint
 
@@ -303,12 +303,17 @@ def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli, no_pro
     assert sorted(set(at_gate())) == sorted(at_gate())  # none has been started again
 
 
-def test_flags_without_meaning_are_refused(small, cli):
-    address = ("--cluster", "tcp://127.0.0.1:1")
-    for module, flags in (
-        (compare, ("--at_once", 3)),
-        (robustness, ()),
-        (compare, ("--runs", "a")),
-    ):
-        code, out, err = cli(module, *address, *flags)
-        assert (code, out, err.count("\n")) == (2, "", 1), err
+@pytest.mark.parametrize("flags", [("--at_once", 3), ("--runs", "a")])
+def test_flags_without_meaning_on_a_cluster_are_refused(small, cli, flags):
+    code, out, err = cli(compare, "--cluster", "tcp://127.0.0.1:1", *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("module", [ablation, data_size, robustness])
+def test_every_study_trains_on_the_cluster(small, cli, monkeypatch, module):
+    monkeypatch.setattr(cluster, "CONNECT", 0.1)
+    flags = ("--models", "CustomMLP", "--seeds", 1, "--cluster", "tcp://127.0.0.1:1")
+    flags += ("--sizes", 100) if module is data_size else ()
+    flags += ("--val_size", 100) if module is ablation else ()
+    code, _, err = cli(module, *flags)
+    assert code == 2 and "tcp://127.0.0.1:1: no scheduler" in err
