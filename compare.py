@@ -115,7 +115,7 @@ def compare_seeds(flags: argparse.Namespace) -> None:
     splits = load_splits(args.data_dir, args.val_size)
     group = group_folder(args, [digest(split) for split in splits])
     jobs = {run_folder(args, group): args for args in all_args}
-    failed = train_all(run, jobs, flags.at_once)
+    failed = train_all(run, jobs, flags.at_once, flags.cluster)
     finished = {folder: args for folder, args in jobs.items() if folder not in failed}
     if finished:
         comparison, predictions = results.evaluate(finished, splits)
@@ -199,6 +199,8 @@ def parse_flags() -> argparse.Namespace:
     flags = parser.parse_args()
     if flags.at_once < 1:
         parser.error(f"--at_once {flags.at_once}: must be at least 1")
+    if flags.cluster and flags.at_once != parser.get_default("at_once"):
+        parser.error("--at_once counts processes on this machine; a cluster has its workers")
     others = [name for name in vars(flags) if vars(flags)[name] != parser.get_default(name)]
     if flags.runs and others != ["runs"]:
         parser.error(f"--runs trains nothing, so --{min(set(others) - {'runs'})} has no meaning")

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from utils.settings import Parser
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
 
 Run = Callable[[Any, Path, bool], History]  # main.run(), or what is called like it
+Outcome = tuple[Path, History | Exception]  # a run's folder; its history, or why it failed
 
 
 # --- Flags ------------------------------------------------------------------------------------
@@ -50,6 +51,10 @@ class ManyRunsParser(Parser):
         self.add_argument(
             "--seeds", type=int, default=seeds, help=f"runs of each (default: {seeds})"
         )
+        self.add_argument(
+            "--cluster", metavar="tcp://HOST:8786", default="",
+            help="train on the workers of this Dask scheduler (default: on this machine)",
+        )  # fmt: skip
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
         """Return the flags.
@@ -84,7 +89,7 @@ def is_finished(args: Any, folder: Path) -> bool:
         return False
 
 
-def _finish_run(run: Run, args: Any, folder: Path) -> History:
+def finish_run(run: Run, args: Any, folder: Path) -> History:
     """Train a run to its end from where it stands; returns its history."""
     # Waits for another comparison's process; held until the end of this function.
     _lock = acquire_lock(folder, timeout=-1)
@@ -121,39 +126,62 @@ def processes(count: int) -> Iterator[Executor]:
             raise
 
 
-def train_all(run: Run, jobs: Mapping[Path, Any], count: int) -> list[Path]:
-    """Train what is missing of many runs, so many side by side, each in a process.
+def train_all(run: Run, jobs: Mapping[Path, Any], count: int, cluster: str = "") -> list[Path]:
+    """Train what is missing of many runs, side by side in processes here or on a cluster.
 
     Args:
         run: trains one.
         jobs: folder -> settings of each run.
         count: number of processes on a CPU; on a GPU runs go one after the other.
+        cluster: address of a Dask scheduler, whose workers train in place of processes here.
 
     Returns:
         The folders of the runs that failed; why is on stderr.
+
+    Raises:
+        UserError: if the cluster can't train them.
     """
     missing = {folder: args for folder, args in jobs.items() if not is_finished(args, folder)}
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished, {len(missing)} to train")
     if not missing:
         return []
+    if cluster:
+        from comparison.cluster import connect  # here, as only this needs Dask
+
+        with connect(cluster, run, missing) as workers, _progress_bar(len(missing)) as bar:
+            return _report(workers.train(missing, bar), bar)
     on_cpu = all(select_device(args.device).type == "cpu" for args in missing.values())
-    with processes(min(count, len(missing)) if on_cpu else 1) as pool:
-        return _train(run, missing, pool)
+    with (
+        processes(min(count, len(missing)) if on_cpu else 1) as pool,
+        _progress_bar(len(missing)) as bar,
+    ):
+        return _report(_train(run, missing, pool), bar)
 
 
-def _train(run: Run, missing: Mapping[Path, Any], pool: Executor) -> list[Path]:
-    """Train runs with any executor of concurrent.futures; arguments and result as above."""
+def _progress_bar(total: int) -> tqdm:
+    return tqdm(total=total, unit=" runs", disable=None)
+
+
+def _train(run: Run, missing: Mapping[Path, Any], pool: Executor) -> Iterator[Outcome]:
+    """Train runs with an executor; yield each as it ends."""
     futures = {
-        pool.submit(_finish_run, run, args, folder): folder for folder, args in missing.items()
+        pool.submit(finish_run, run, args, folder): folder for folder, args in missing.items()
     }
+    for future in as_completed(futures):
+        try:
+            yield futures[future], future.result()
+        except (UserError, BrokenExecutor) as error:
+            yield futures[future], error
+
+
+def _report(outcomes: Iterable[Outcome], bar: tqdm) -> list[Path]:
+    """Write a line per run as it ends; returns the folders of those that failed."""
     failed = []
-    with tqdm(total=len(missing), unit=" runs", disable=None) as bar:
-        for future in as_completed(futures):
-            folder = futures[future]
-            try:
-                bar.write(f"{folder}: {format_row(future.result()[-1])}")
-            except (UserError, BrokenExecutor) as error:
-                failed.append(folder)
-                bar.write(f"{folder}: {error}", file=sys.stderr)
-            bar.update()
+    for folder, outcome in outcomes:
+        if isinstance(outcome, Exception):
+            failed.append(folder)
+            bar.write(f"{folder}: {outcome}", file=sys.stderr)
+        else:
+            bar.write(f"{folder}: {format_row(outcome[-1])}")
+        bar.update()
     return failed

@@ -169,7 +169,8 @@ def main() -> None:
         for name, step in steps.items()
     }
     splits = load_splits(flags.data_dir, flags.val_size)
-    accuracies = final_accuracies(train_runs(run, plan, splits), "val_accuracy")
+    folders = train_runs(run, plan, splits, cluster=flags.cluster)
+    accuracies = final_accuracies(folders, "val_accuracy")
     setup = {"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size}
     setup |= describe_setup(Args(**shared), splits)
     setup["steps"] = {name: step.settings for name, step in steps.items()}

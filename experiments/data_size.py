@@ -160,7 +160,8 @@ def main() -> None:
         raise UserError(
             f"--sizes {max(flags.sizes)}: there are only {count:,} images to train on; choose less"
         )
-    folders = train_runs(run_on_subset, plan, splits, (run_on_subset, nested_order))
+    code = (run_on_subset, nested_order)
+    folders = train_runs(run_on_subset, plan, splits, code, flags.cluster)
     column = "val_accuracy" if flags.val_size else "test_accuracy"
     setup = {name: getattr(flags, name) for name in ("seeds", "steps", "lr", "val_size")}
     args = Args(data_dir=flags.data_dir, val_size=flags.val_size)

@@ -217,9 +217,10 @@ def main() -> None:
         for model_type in dict.fromkeys(flags.models)
     }
     splits = load_splits(flags.data_dir, 0)
+    trained = train_runs(run, plan, splits, cluster=flags.cluster)
     weights = {
         key: [load_checkpoint(folder)["model"] for folder in folders]
-        for key, folders in train_runs(run, plan, splits).items()
+        for key, folders in trained.items()
     }
     args = Args(data_dir=flags.data_dir)
     device = select_device(args.device)

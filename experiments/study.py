@@ -67,6 +67,7 @@ def train_runs(
     plan: Mapping[Key, Sequence[Any]],
     splits: tuple[Split, Split],
     code: Sequence[Callable] = (),
+    cluster: str = "",
 ) -> dict[Key, list[Path]]:
     """Train what is missing of a study's runs; return key -> their folders, in order of seed.
 
@@ -75,6 +76,7 @@ def train_runs(
         plan: key -> settings of its runs, in order of seed.
         splits: the images to train on and to evaluate on, as loaded.
         code: the functions that train, where these are not main.run() alone.
+        cluster: address of a Dask scheduler, whose workers train in place of processes here.
 
     Raises:
         UserError: if runs fail.
@@ -87,7 +89,7 @@ def train_runs(
             folder = run_folder(args, group_folder(args, data, code))
             folders[key].append(folder)
             jobs[folder] = args
-    failed = train_all(run, jobs, cores())
+    failed = train_all(run, jobs, cores(), cluster)
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed; start again to retry")
     return folders

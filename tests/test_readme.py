@@ -35,7 +35,8 @@ SHORTER = {
 }
 # The environment is CI's, which runs these tests; the others are run by test_predict,
 # test_distributed and test_cluster.
-ELSEWHERE = ("python3 -m", "python -m pytest", "python predict.py --export", "torchrun", "dask")
+ELSEWHERE = ("python3 -m", "python -m pytest", "python predict.py --export", "torchrun", "dask",
+             "python compare.py --cluster")  # fmt: skip
 
 
 def git(*words):

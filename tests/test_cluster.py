@@ -1,0 +1,319 @@
+"""comparison/cluster.py: runs on the workers of a real Dask cluster on the loopback address.
+
+The scheduler and the workers are started with the README's lines. Runs train one epoch, then wait
+at a gate, the file `gate` in the client's folder, so that tests know where they are.
+"""
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, commands, same_run, write_archives
+from distributed import Client
+from tqdm import tqdm
+
+import compare
+import main
+from comparison import cluster, runs
+from experiments import ablation, data_size, robustness
+from main import Args
+from utils.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+SCHEDULER, WORKER, COMMAND = [
+    line for line in commands((ROOT / "README.md").read_text()) if "dask" in line or "HOST" in line
+]
+FLAGS = ("--models", "CustomMLP", "--epochs", "3", "--cluster")
+GATED = """
+import time
+from dataclasses import replace
+from pathlib import Path
+import main
+
+def run(args, folder, verbose=True):
+    if not (folder / "checkpoint.pt").exists():
+        main.run(replace(args, epochs=1), folder, verbose)
+        with open("trained", "a") as file:
+            file.write(f"{folder}\\n")
+    while not Path("gate").exists():
+        time.sleep(0.02)
+    return main.run(args, folder, verbose)
+"""
+
+
+def wait_for(condition, limit=60):
+    """Return the first true value of a condition."""
+    end = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def checkout(folder, replaced=()):
+    """Make a folder in which the code is ours, but for some files."""
+    folder.mkdir()
+    for path in ROOT.iterdir():
+        if path.name in ("comparison", "experiments", "reading", "utils") or path.suffix == ".py":
+            (folder / path.name).symlink_to(path)
+    for name, content in replaced:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+class Machines:
+    """The processes of a cluster; each command line is one of the README's."""
+
+    def __init__(self, folder, data):
+        self.folder, self.processes = folder, []
+        self.home = checkout(folder / "home")
+        (folder / "modules").mkdir()
+        (folder / "modules/gated.py").write_text(GATED)
+        (self.home / "data").symlink_to(data)
+        file = folder / "scheduler.json"
+        self.start(SCHEDULER, "--host", "127.0.0.1", "--port", "0", "--scheduler-file", file)
+        wait_for(lambda: file.exists() and file.read_text().endswith("}"))
+        self.address = json.loads(file.read_text())["address"]
+        self.client = Client(self.address, set_as_default=False)
+
+    def start(self, line, *flags, home=None, cores=None):
+        def limit_cores():
+            if cores and hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+        words = [sys.executable, "-m", *shlex.split(line), "--no-dashboard", *map(str, flags)]
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "modules")}
+        with open(self.folder / f"log{len(self.processes)}", "w") as log:
+            process = subprocess.Popen(
+                words, cwd=home or self.home, env=environment, stdout=log, stderr=log,
+                start_new_session=True, preexec_fn=limit_cores,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def start_worker(self, home=None, cores=1, flags=()):
+        line = WORKER.replace("tcp://HOST:8786", self.address)
+        scratch = ("--local-directory", self.folder / "scratch")
+        return self.start(line, *scratch, *flags, home=home, cores=cores)
+
+    def workers(self):
+        return self.client.nthreads()
+
+    def wanted(self):
+        """Return by how many clients each task is wanted."""
+
+        def count(dask_scheduler):
+            return [len(task.who_wants) for task in dask_scheduler.tasks.values()]
+
+        return self.client.run_on_scheduler(count)
+
+    def end(self, *processes):
+        for process in processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory, small_data):
+    """A scheduler without workers."""
+    machines = Machines(tmp_path_factory.mktemp("cluster"), small_data)
+    yield machines
+    machines.client.close()
+    machines.end(*(process for process in machines.processes if process.poll() is None))
+
+
+@pytest.fixture(scope="module")
+def two_workers(machines):
+    """The same with two workers."""
+    machines.start_worker(cores=2)
+    wait_for(lambda: len(machines.workers()) == 2)
+    return machines
+
+
+@pytest.fixture
+def home(machines, monkeypatch):
+    """The client's folder, where runs wait at the gate."""
+    monkeypatch.chdir(machines.home)
+    monkeypatch.syspath_prepend(machines.folder / "modules")
+    import gated
+
+    monkeypatch.setattr(compare, "run", gated.run)
+    for name in ("gate", "trained"):
+        Path(name).unlink(missing_ok=True)
+    yield machines.home
+    Path("gate").touch()
+
+
+def at_gate():
+    """Return the runs that wait at the gate, or have passed it."""
+    return Path("trained").read_text().splitlines() if Path("trained").exists() else []
+
+
+@contextmanager
+def meanwhile(action):
+    """Run an action in a thread beside the block."""
+    errors = []
+
+    def call():
+        try:
+            action()
+        except BaseException as error:
+            errors.append(error)
+            Path("gate").touch()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    assert not errors, errors
+
+
+def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
+    monkeypatch.setattr(cluster, "WAIT", 0.5)
+    monkeypatch.setattr(cluster, "CONNECT", 0.5)
+    for address in ("tcp://127.0.0.1:1", "nowhere", "what://127.0.0.1"):
+        code, _, err = cli(compare, *FLAGS, address)
+        assert (code, err.count("\n")) == (2, 1) and f"{address}: no scheduler" in err
+    code, _, err = cli(compare, *FLAGS, machines.address)
+    assert (code, err.count("\n")) == (2, 1) and "no worker for" in err and "dask worker" in err
+    assert not at_gate() and not list(Path("runs").rglob("*.pt"))
+
+
+def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, cli, monkeypatch):
+    machines, bars = two_workers, io.StringIO()
+    monkeypatch.setattr(runs, "_progress_bar", lambda total: tqdm(total=total, file=bars))
+    no_checkout = machines.folder / "modules"
+
+    def change_workers():
+        wait_for(lambda: len(at_gate()) == 2)
+        os.kill(next(iter(machines.client.run(os.getpid).values())), signal.SIGKILL)
+        machines.start_worker()
+        refused = machines.start_worker(no_checkout)
+        wait_for(lambda: refused.poll() is not None)
+        wait_for(lambda: len(machines.workers()) == 3)
+        Path("gate").touch()
+
+    words = COMMAND.replace("tcp://HOST:8786", machines.address).split()[2:]
+    with meanwhile(change_workers):
+        code, out, err = cli(compare, *words, *FLAGS[:-1], "--seeds", "6")
+    assert code == 0, err
+    assert "| 6 (seeds 0 to 5) |" in out
+    shown = bars.getvalue()
+    assert "6/6" in shown and "2 workers" in shown and "3 workers" in shown
+    assert err.count("worker refused") == 1 and f"{no_checkout}: not a checkout" in err
+    folders = sorted(Path("runs/compare").glob("*/CustomMLP-*"))
+    assert len(folders) == 6 and sorted(set(at_gate())) == sorted(map(str, folders))
+    for seed, folder in enumerate(folders):
+        main.run(Args("CustomMLP", epochs=3, seed=seed), f"runs/local{seed}", False)
+        same_run(folder.relative_to("runs"), f"local{seed}")
+
+
+def test_unfit_workers_are_refused_before_anything_trains(two_workers, home, cli, real, small_data):
+    machines, before = two_workers, len(two_workers.workers())
+    other = ("model.py", (ROOT / "model.py").read_text().replace("relu", "tanh"))
+    no_checkout = machines.folder / "modules"
+    changed, images, elsewhere = (
+        checkout(machines.folder / "changed", [other]),
+        checkout(machines.folder / "images"),
+        checkout(machines.folder / "elsewhere"),
+    )
+    for folder in (changed, images):
+        (folder / "runs").symlink_to(home / "runs")
+    (changed / "data").symlink_to(small_data)
+    write_archives(images / "data", real, 200, 100)
+    unfit = [machines.start_worker(folder) for folder in (changed, no_checkout, images, elsewhere)]
+    unfit.append(machines.start_worker(flags=("--nthreads", "2")))
+    wait_for(lambda: len(machines.workers()) == before + 5)
+    args = Args("CustomMLP", epochs=3)
+    facts = cluster.find_facts(main.run, [args])
+    plan = cluster.Plan("this", cluster.make_runs_id(), main.run, [args], facts)
+    client = cluster.open_client(machines.address)
+    refusals = "\n".join(cluster.Cluster(client, "", plan).ask_workers().values())
+    client.close()
+    for folder, reason in (
+        (changed, "other code"),
+        (images, "other images"),
+        (no_checkout, "not a checkout"),
+        (elsewhere, "all machines must see the same"),
+        (home, "--nthreads 1"),
+    ):
+        assert re.search(rf"{folder}: .*{reason}", refusals), refusals
+    assert refusals.count("\n") == 4
+    # One whose code has been corrected is restarted, and fit.
+    machines.end(*unfit[2:])
+    wait_for(lambda: len(machines.workers()) == before + 2)
+    (changed / "model.py").write_text((ROOT / "model.py").read_text())
+    code, _, err = cli(compare, *FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"1 of {before + 2} workers refused" in err and f"{no_checkout}: " in err
+    assert not list(Path("runs").rglob("*seed30"))
+    machines.end(unfit[0], unfit[1])
+
+
+def test_two_users_do_not_train_a_run_twice(two_workers, home, capfd):
+    import gated
+
+    jobs = {Path(f"runs/two{seed}"): Args("CustomMLP", epochs=2, seed=seed) for seed in range(2)}
+    failed = []
+
+    def train():
+        failed.append(runs.train_all(gated.run, jobs, 1, two_workers.address))
+
+    def open_gate():
+        wait_for(lambda: len(at_gate()) == 2)
+        wait_for(lambda: two_workers.wanted() == [2, 2])
+        Path("gate").touch()
+
+    with meanwhile(train), meanwhile(open_gate):
+        train()
+    assert failed == [[], []] and sorted(at_gate()) == sorted(map(str, jobs))
+    assert all(load_checkpoint(folder)["epoch"] == 2 for folder in jobs)
+
+
+def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli, no_processes):
+    flags = (*FLAGS, two_workers.address, "--first_seed", "40", "--seeds", "3")
+
+    def end(pid):
+        wait_for(lambda: two_workers.wanted() == [1, 1, 1] and len(at_gate()) >= 2)
+        os.kill(pid, signal.SIGINT if pid == os.getpid() else signal.SIGKILL)
+
+    with meanwhile(lambda: end(os.getpid())):
+        code, _, err = cli(compare, *flags)
+    assert (code, err) == (130, "interrupted\n")
+    with meanwhile(lambda: end(two_workers.processes[0].pid)):
+        code, _, err = cli(compare, *flags)
+    assert (code, err.count("\n")) == (2, 1) and "the scheduler is lost" in err
+    Path("gate").touch()
+    flags = (*FLAGS[:-1], "--first_seed", "40", "--seeds", "3")
+    code, out, err = cli(compare, *flags)
+    assert code == 0 and "| 3 (seeds 40 to 42) |" in out, err
+    assert sorted(set(at_gate())) == sorted(at_gate())  # none has been started again
+
+
+@pytest.mark.parametrize("flags", [("--at_once", 3), ("--runs", "a")])
+def test_flags_without_meaning_on_a_cluster_are_refused(small, cli, flags):
+    code, out, err = cli(compare, "--cluster", "tcp://127.0.0.1:1", *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("module", [ablation, data_size, robustness])
+def test_every_study_trains_on_the_cluster(small, cli, monkeypatch, module):
+    monkeypatch.setattr(cluster, "CONNECT", 0.1)
+    flags = ("--models", "CustomMLP", "--seeds", 1, "--cluster", "tcp://127.0.0.1:1")
+    flags += ("--sizes", 100) if module is data_size else ()
+    flags += ("--val_size", 100) if module is ablation else ()
+    code, _, err = cli(module, *flags)
+    assert code == 2 and "tcp://127.0.0.1:1: no scheduler" in err
