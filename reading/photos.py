@@ -328,29 +328,28 @@ class Sheet:
         """Return whether a group is as tall as the others, and not the edge of the paper."""
         if not SMALLEST * self.height <= group.height <= LARGEST * self.height:
             return False
-        if len(self.groups) == 1 or self.inner(group) == 1:
-            return True
-        return (
-            group.confidence > 0.6 and group.width > 0.1 * group.height and self.inner(group) > 0.7
-        )
+        contact = self.contact(group) / (group.width + group.height)
+        if len(self.groups) == 1 or contact == 0:
+            return contact < 0.9  # what has more is a surface, not a stroke
+        return group.confidence > 0.6 and group.width > 0.1 * group.height and contact < 0.3
 
-    def inner(self, group: Group) -> float:
-        """Return how little of a group is along the border of the picture, from 0 to 1."""
+    def contact(self, group: Group) -> int:
+        """Return how many pixels of a group are on the border of the picture."""
         left, top, right, bottom = group.box
         mask, (height, width) = group.mask, self.ink.shape
         sides = [(left == 0, mask[:, 0]), (top == 0, mask[0]),
                  (right == width, mask[:, -1]), (bottom == height, mask[-1])]  # fmt: skip
-        contact = sum(int(side.sum()) for at_border, side in sides if at_border)
-        return max(0.0, 1 - contact / (group.width + group.height))
+        return sum(int(side.sum()) for at_border, side in sides if at_border)
 
     def quality(self, grey: np.ndarray, dark: bool) -> float:
         """Return the share of the ink of which the network is sure; half if it is like the border.
 
         Ink at the border does not count, and what was dropped counts little.
         """
-        good = sum(group.area * self.worth(group) * self.inner(group) for group in self.groups)
-        bad = sum(group.area for group in self.dropped if self.inner(group) == 1)
+        good = sum(group.area * self.worth(group) for group in self.groups)
+        bad = sum(group.area for group in self.dropped if not self.contact(group))
         share = good / max(sum(group.area for group in self.groups) + 0.3 * bad, 1)
+        share *= 1 - sum(self.contact(group) for group in self.groups) / (2 * sum(grey.shape))
         edge = np.ones(grey.shape, bool)
         edge[1:-1, 1:-1] = False
         beyond = _mask(grey.shape, self.dropped)[edge]
@@ -360,16 +359,20 @@ class Sheet:
         least = 0.2 * np.ptp(np.percentile(grey, [1, 99]))
         return share if (contrast if dark else -contrast) > least else share / 2
 
-    def warn(self, place: Callable[[Box], Box]) -> Iterator[str]:
-        """Yield what may be wrong with the digits, and where."""
+    def left_out(self, place: Callable[[Box], Box]) -> Iterator[str]:
+        """Yield where ink was left out that may be a digit."""
         for group in self.dropped:
             thin = min(group.mask.shape) < 0.1 * max(group.mask.shape)
-            if group.confidence > 0.9 and group.height > 0.3 * self.height and not thin:
+            tall = group.height / self.height
+            if group.confidence > 0.9 and 0.3 < tall < LARGEST and not thin:
                 yield f"left out what may be a digit, at {_name(place(group.box))}"
+
+    def doubtful(self, place: Callable[[Box], Box]) -> Iterator[str]:
+        """Yield where digits may be several, or not whole."""
         for group in self.groups:
             if group.width > 1.5 * self.height or group.height > 1.7 * self.height:
                 yield f"this may be more than one digit: {_name(place(group.box))}"
-            if len(self.groups) > 1 and self.inner(group) < 1:
+            if len(self.groups) > 1 and self.contact(group):
                 yield f"a digit is cut off by the edge, at {_name(place(group.box))}"
 
 
@@ -499,6 +502,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         right, bottom = min(picture.width, round(right)), min(picture.height, round(bottom))
         return max(0, round(left)), max(0, round(top)), right, bottom
 
+    notes = list(sheet.left_out(place))
     for number in range(3):
         if quality < LEAST or not sheet.groups or (number and 0.7 < HEIGHT / sheet.height < 1.4):
             break
@@ -522,4 +526,4 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         for number, line in enumerate(_lines([group.box for group in sheet.groups]), 1)
         for index in line
     ]
-    return Reading(digits, list(sheet.warn(place)))
+    return Reading(digits, notes + list(sheet.doubtful(place)))
