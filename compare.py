@@ -3,6 +3,7 @@
     python compare.py                                       3 networks, 10 seeds, 20 epochs
     python compare.py --seeds 3 --epochs 5 --models LeNet5 CustomMLP
     python compare.py --recipe best --first_seed 10         another recipe, with seeds 10 to 19
+    python compare.py --cluster tcp://HOST:8786             on the workers of a Dask cluster
     python compare.py --runs LeNet5 LeNet5-2                runs of main.py, nothing is trained
 
 On a CPU as many runs go side by side as there are cores, on a GPU one after the other. Finished

@@ -173,7 +173,7 @@ class Cluster:
         try:
             count = len(self.client.nthreads())
         except (OSError, AttributeError, RuntimeError, CancelledError) as error:
-            raise self.lost() from error
+            raise lost(self.address) from error
         now = time.monotonic()
         if count:
             self.last_seen = now
@@ -183,13 +183,6 @@ class Cluster:
                 f"dask worker {self.address} --nworkers -1 --nthreads 1"
             )
         return count
-
-    def lost(self) -> UserError:
-        """Return the error that the scheduler is lost."""
-        return UserError(
-            f"--cluster {self.address}: the scheduler is lost; start it and this command again, "
-            "which trains only what is missing"
-        )
 
     def check_workers(self) -> None:
         """Refuse the workers that differ from this process, once there are any.
@@ -240,7 +233,8 @@ class Cluster:
 
         def submit(folder: Path) -> None:
             arguments = pickle.dumps((self.plan, jobs[folder], folder))
-            # Two users who need a run share its key, and so the task.
+            # Two users who need a run share its key, and so the task: neither keeps a worker
+            # waiting for the other's lock.
             key = f"{folder}-{self.plan.runs_id}-{refusals[folder]}"
             future = self.executor.submit(self.call, arguments, key=key)
             running[future] = folder
@@ -260,8 +254,8 @@ class Cluster:
             folder = running.pop(future)
             try:
                 address, refusal, history = future.result()
-            except CancelledError as error:
-                raise self.lost() from error
+            except CancelledError as error:  # as all are once the scheduler is gone
+                raise lost(self.address) from error
             except UserError as error:
                 yield folder, error
             except KilledWorker as error:
@@ -274,6 +268,14 @@ class Cluster:
                     submit(folder)
                 else:
                     yield folder, history
+
+
+def lost(address: str) -> UserError:
+    """Return the error that the scheduler is lost."""
+    return UserError(
+        f"--cluster {address}: the scheduler is lost; start it and this command again, which "
+        "trains only what is missing"
+    )
 
 
 def open_client(address: str) -> Client:
@@ -315,7 +317,8 @@ def connect(address: str, run: Run, jobs: Mapping[Path, Any]) -> Iterator[Cluste
         jobs: folder -> settings of each run.
 
     Raises:
-        UserError: if there is no scheduler or no worker, or a worker is refused.
+        UserError: if there is no scheduler or no worker, a worker is refused, or the scheduler is
+            lost.
     """
     for name in ("distributed", "tornado", "asyncio"):  # what they log has lines of ours
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -327,5 +330,7 @@ def connect(address: str, run: Run, jobs: Mapping[Path, Any]) -> Iterator[Cluste
         cluster = Cluster(client, address, plan)
         cluster.check_workers()
         yield cluster
+    except distributed.comm.CommClosedError as error:
+        raise lost(address) from error
     finally:
         client.close()
