@@ -353,7 +353,7 @@ class Sheet:
         edge = np.ones(grey.shape, bool)
         edge[1:-1, 1:-1] = False
         beyond = _mask(grey.shape, self.dropped)[edge]
-        if not self.groups or beyond.mean() > 0.5:  # the border is not of the paper
+        if not self.groups or beyond.mean() > 0.33:  # much of the border is not paper
             return share
         contrast = np.median(grey[edge][~beyond]) - grey[_mask(grey.shape, self.groups)].mean()
         least = 0.2 * np.ptp(np.percentile(grey, [1, 99]))
