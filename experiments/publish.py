@@ -107,6 +107,19 @@ def costs_line(costs: Mapping[str, Any]) -> str:
     return f"Seconds, start-up included, on {costs['processor']}: {', '.join(times)}."
 
 
+def durations(recipes: Mapping[str, Comparison]) -> str:
+    """Return how long comparisons took on the two cores that they were made on."""
+    minutes = {}
+    for recipe, comparison in recipes.items():
+        runs = [run for network in comparison.networks.values() for run in network.runs]
+        minutes[recipe] = [sum(run.curves["seconds"]) / 60 for run in runs]
+    return (
+        f"On two cores `python compare.py` took {sum(minutes['baseline']) / 2:.0f} minutes, its "
+        f"runs of `--recipe record` {min(minutes['record']):.0f} to {max(minutes['record']):.0f} "
+        "each."
+    )
+
+
 def run_text(run: Mapping[str, Any]) -> str:
     """Return what main.py prints of a run, as Markdown, without the epochs in the middle."""
     lines = [format_row(row) for row in run["history"]]
@@ -142,6 +155,7 @@ def table_files() -> Files:
     for name, make in {"costs": costs_line, "run": run_text, "pictures": pictures_table}.items():
         content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         readme_tables[name] = make(content)
+    readme_tables["costs"] += " " + durations(recipes)
     return {PAGE: with_tables(PAGE, tables), README: with_tables(README, readme_tables)}
 
 
