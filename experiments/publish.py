@@ -109,15 +109,12 @@ def costs_line(costs: Mapping[str, Any]) -> str:
 
 def durations(recipes: Mapping[str, Comparison]) -> str:
     """Return how long comparisons took on the two cores that they were made on."""
-    minutes = {}
+    times = []
     for recipe, comparison in recipes.items():
         runs = [run for network in comparison.networks.values() for run in network.runs]
-        minutes[recipe] = [sum(run.curves["seconds"]) / 60 for run in runs]
-    return (
-        f"On two cores `python compare.py` took {sum(minutes['baseline']) / 2:.0f} minutes, its "
-        f"runs of `--recipe record` {min(minutes['record']):.0f} to {max(minutes['record']):.0f} "
-        "each."
-    )
+        seconds = sum(sum(run.curves["seconds"]) for run in runs)
+        times.append(f"{seconds / 2 / 60:.0f} with `{recipe}`")
+    return f"Minutes of `python compare.py` on two cores: {', '.join(times)}."
 
 
 def run_text(run: Mapping[str, Any]) -> str:
