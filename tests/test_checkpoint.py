@@ -242,6 +242,16 @@ def test_other_images_or_labels_are_another_run(finished, cli, real):
     assert "images or labels in other are not those" in err and files(RUNS) == before
 
 
+def test_a_run_of_an_older_version_is_resumed(finished, cli):
+    content = load_checkpoint(finished)
+    del content["data"], content["optimizer_type"]
+    for row in content["history"]:
+        del row["lr"]
+    torch.save(content, finished / "checkpoint.pt")
+    assert cli(main, "--resume", "--name", "done", "--epochs", 3)[0] == 0
+    assert (finished / "metrics.csv").read_text().splitlines()[1].startswith("1,,")
+
+
 def test_a_run_from_a_file_that_is_gone_is_resumed(small, cli):
     shutil.copy(ROOT / "data/weights/CustomMLP.pt", "mine.pt")
     settings = {"init": "mine.pt", "deskew": True}

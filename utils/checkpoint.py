@@ -143,7 +143,8 @@ def save_run(
     torch.save(checkpoint, content)
     atomic_write(folder / "checkpoint.pt", content.getbuffer())
     text = io.StringIO()
-    table = csv.DictWriter(text, history[0], lineterminator="\n")
+    # Epochs of an older version of this program may lack a column.
+    table = csv.DictWriter(text, history[-1], restval="", lineterminator="\n")
     table.writeheader()
     table.writerows(history)
     atomic_write(folder / "metrics.csv", text.getvalue().encode())
