@@ -48,12 +48,6 @@ def end_processes() -> None:
         dist.destroy_process_group()
 
 
-def refuse_launcher() -> None:
-    """Raise UserError under torchrun: for commands that start processes of their own."""
-    if dist.is_torchelastic_launched():
-        raise UserError("this command starts its own processes; run it without torchrun")
-
-
 def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all processes."""
     if dist.is_initialized():
