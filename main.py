@@ -188,6 +188,15 @@ def make_scheduler(
     )
 
 
+def check_finite(loss: float, where: str, args: Args) -> None:
+    """Raise UserError if a loss is not finite, as training has diverged."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"{where}: the loss is not finite; try a smaller --lr than {args.lr} or a larger "
+            f"--batch_size than {args.batch_size}"
+        )
+
+
 def run(
     args: Args,
     folder: str | Path,
@@ -251,11 +260,7 @@ def run(
         )
         # With rank 0's batch norm statistics.
         row[f"{split}_loss"], row[f"{split}_accuracy"] = test(ddp_model, evaluation_batches)
-        if not math.isfinite(row["train_loss"] + row[f"{split}_loss"]):
-            raise UserError(
-                f"{folder}: the loss is not finite in epoch {epoch}; try a smaller --lr than "
-                f"{args.lr} or a larger --batch_size than {args.batch_size}"
-            )
+        check_finite(row["train_loss"] + row[f"{split}_loss"], f"{folder}, epoch {epoch}", args)
         row["seconds"], started = time.perf_counter() - started, time.perf_counter()
         history.append(row)
         checkpoint.save_run(folder, args, data, model, optimizer, generator, history)

@@ -181,7 +181,7 @@ def load_images(source: Path) -> tuple[list[str], Split]:
     return list(files), Split(torch.from_numpy(decode_files(source, files)), labels)
 
 
-def test_images(classifier: Classifier, source: Path, run: str) -> None:
+def evaluate_images(classifier: Classifier, source: Path, run: str) -> None:
     """Print loss, accuracy and misclassified images; draw these and the confusion matrix."""
     from comparison.analysis import confusion
     from comparison.stats import format_interval, proportion_interval
@@ -307,7 +307,7 @@ def main() -> None:
     source = find_weights(str(shipped) if flags.run is None else flags.run)
     classifier = load_classifier(source)
     if flags.test:
-        test_images(classifier, flags.test, run_name(source))
+        evaluate_images(classifier, flags.test, run_name(source))
     elif flags.export:
         from reading.onnx import export_onnx
 
