@@ -255,7 +255,7 @@ def merge(sources: list[Path], data_dir: Path) -> None:
     """
     splits, count = set(), 0
     images: dict[bytes, int] = {}  # PNG file -> label
-    for source in sources:
+    for source in map(Path.absolute, sources):
         if source.is_dir():
             split, files = source.absolute().name, read_folder(source)
         else:
@@ -265,11 +265,16 @@ def merge(sources: list[Path], data_dir: Path) -> None:
         count += len(files)
         before = len(images)
         for name, content in files.items():
-            images.setdefault(content, parse_name(name)[1])
+            label = parse_name(name)[1]
+            if images.setdefault(content, label) != label:
+                raise UserError(
+                    f"{source}: {name} is labelled {label}, but {images[content]} in a file before "
+                    "it or earlier in this one; remove the wrong one"
+                )
         if len(images) == before:
             raise UserError(f"{source}: has only images of the files before it; give each once")
     if splits not in ({"train"}, {"test"}):
-        names = " and ".join(sorted(splits))
+        names = " and ".join(map(repr, sorted(splits)))
         raise UserError(f"--merge: these are images of {names}; give those of train or of test")
     for path in (data_dir / split, *find_archives(data_dir / split)):
         if path.exists():

@@ -52,7 +52,7 @@ class Args:
     seed: int = setting(0, "random seed: initialization, shuffling, dropout", 0, 2**63)
     data_dir: str = setting("data", "folder of the archives or of the extracted images")
     device: str = setting("auto", "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps")
-    threads: int = setting(1, "CPU threads; another number changes the last digits", 1)
+    threads: int = setting(1, "CPU threads; another number changes the last digits", 1, 1025)
     val_size: int = setting(0, "validate on N of the training images, not on the test set", 0)
     init: str = setting("random", "initial weights: random, a file of weights, or a run")
     schedule: str = setting("constant", "learning rate schedule", choices=("constant", "onecycle"))

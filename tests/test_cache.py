@@ -176,11 +176,18 @@ def change(folder, real):
     os.utime(path, ns=(1, 1))
 
 
+def change_nothing_but_the_content(folder, real):
+    path = folder / real["train"][3][0]
+    before = path.stat()
+    path.write_bytes(real["train"][4][1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def rename(folder, real):
     (folder / real["train"][3][0]).rename(folder / "00003_9.png")
 
 
-@pytest.mark.parametrize("edit", [add, remove, change, rename])
+@pytest.mark.parametrize("edit", [add, remove, change, change_nothing_but_the_content, rename])
 def test_a_change_of_the_folder_is_seen_by_the_next_load(workplace, real, edit):
     folder = workplace / "data/train"
     before = load_splits("data", 0)[0]

@@ -304,11 +304,13 @@ def test_a_later_download_of_the_same_person_adds_its_new_images(shared, real, c
 WRONG_MERGES = {  # what: (sources, what the line tells)
     "the same file twice": (["anna.tar", "anna.tar"], "anna.tar: has only images of the files"),
     "a copy": (["anna.tar", "anna (1).tar"], "anna (1).tar: has only images of the files"),
-    "train and test": (["anna.tar", "data/test.tar"], "images of test and train"),
-    "no split": (["anna.tar", "other.tar"], "images of other and train"),
+    "train and test": (["anna.tar", "data/test.tar"], "images of 'test' and 'train'"),
+    "no split": (["anna.tar", "other.tar"], "images of 'other' and 'train'"),
     "hostile": (["anna.tar", "evil.tar"], "evil.tar: member '/etc/0_5.png'"),
     "no image": (["empty.tar"], "empty.tar: 0_5.png: it is not a PNG"),
+    "two labels": (["anna.tar", "corrected.tar"], "corrected.tar: 0_9.png is labelled 9, but"),
     "missing": (["dora.tar"], "dora.tar"),
+    "nothing": ([""], "holds"),
     "folder without images": (["data"], "holds 2 .tar"),
 }
 
@@ -320,6 +322,8 @@ def test_what_cannot_be_merged_is_refused_in_one_line(shared, real, cli, what):
     Path("anna (1).tar").write_bytes(Path("anna.tar").read_bytes())
     Path("other.tar").write_bytes(tar_bytes([("other/0_5.png", content)]))
     Path("evil.tar").write_bytes(tar_bytes([("/etc/0_5.png", content)]))
+    first = real["train"][0][1]  # a 5, in anna's file too
+    Path("corrected.tar").write_bytes(tar_bytes([("train/0_9.png", first)]))
     Path("empty.tar").write_bytes(tar_bytes([("train/0_5.png", b"")]))
     code, _, err = cli(dataset, "--merge", *sources, "--data_dir", "class")
     assert (code, err.count("\n")) == (2, 1) and tells in err

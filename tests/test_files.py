@@ -93,3 +93,14 @@ def test_a_closed_pipe_is_quiet():
     process.stdout.close()  # as head does once it has its lines
     assert (process.stderr.read(), process.wait()) == (b"", 141)
     process.stderr.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/full")
+@pytest.mark.parametrize("flags, output, words", [
+    ("model.py", "/dev/full", "output: No space left on device"),
+    (f"main.py --name {'L' * 300}", "/dev/null", "File name too long"),
+])  # fmt: skip
+def test_what_the_system_refuses_is_one_line(tmp_path, flags, output, words):
+    line = f"exec {sys.executable} {ROOT}/{flags} > {output}"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and words in done.stderr

@@ -59,8 +59,8 @@ def test_values_up_to_the_limits_are_allowed():
     ("share", math.nan, "must be at least 0 and below 1"),
     ("rate", 0, "must be above 0"),
     ("rate", math.inf, "must be above 0"),
-    ("rate", "0.1", "must be a float"),
-    ("count", 1.5, "must be a int"),
+    ("rate", "0.1", "must be of type float"),
+    ("count", 1.5, "must be of type int"),
 ])  # fmt: skip
 def test_values_beyond_the_limits_are_refused(name, value, words):
     with pytest.raises(UserError) as error:

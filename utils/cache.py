@@ -115,13 +115,16 @@ def _digest(path: Path) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Digest names, sizes and times of a folder's files: it differs once any of them does."""
+    """Digest names, sizes and times of a folder's files: it differs once any of them does.
+
+    The time of the last change counts too, which can't be set: archives may set all others alike.
+    """
     lines = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith("."):  # .DS_Store changes when someone looks
                 stat = entry.stat()
-                lines.append(f"{entry.name} {stat.st_size} {stat.st_mtime_ns}\n")
+                lines.append(f"{entry.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n")
     return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
 

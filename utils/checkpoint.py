@@ -324,9 +324,15 @@ def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str)
             raise UserError(
                 f"{source}: does not fit {type(model).__name__} as it is in model.py now: {name} "
                 f"is {shapes.get(name, 'missing')} there and {expected.get(name, 'missing')} here; "
-                "put the class back as it was, or choose other weights"
+                "put model.py and utils/classes.py back as they were, or choose other weights"
             )
     model.load_state_dict(weights)
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
 
 
 def _load_initial_weights(model: nn.Module, args: Any) -> None:
@@ -335,6 +341,6 @@ def _load_initial_weights(model: nn.Module, args: Any) -> None:
         if settings[name] != getattr(args, name):
             raise UserError(
                 f"--init {args.init}: was trained with {name} {settings[name]}, not "
-                f"{getattr(args, name)}; pass the --{name} that it was trained with"
+                f"{getattr(args, name)}; pass {_flag(name, settings[name])}"
             )
     put_weights(model, weights, f"--init {args.init}")

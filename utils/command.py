@@ -37,12 +37,17 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except UserError as error:
         print(error, file=sys.stderr)
         code = 2
-    except KeyboardInterrupt as error:
-        print(str(error) or "interrupted", file=sys.stderr)
-        code = 130
     except BrokenPipeError:  # as in main.py | head -1; at exit Python would try to write again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:  # a name that is too long, a full disk behind stdout
+        print(f"{error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        if error.filename is None:  # what is left for stdout would fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 2
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        code = 130
     if IS_COMMAND:
         # At once: to take down PyTorch, module by module, takes Python up to a second.
         atexit._run_exitfuncs()

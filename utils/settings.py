@@ -42,8 +42,9 @@ def _check_value(field: dataclasses.Field, value: Any) -> None:
         check_choice(field.name, value, field.metadata["choices"])
     kind = type(field.default)
     number = kind in (int, float)
-    if not isinstance(value, (int, float) if kind is float else kind):
-        raise UserError(f"--{field.name} {value!r}: must be a {kind.__name__}")
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
+        raise UserError(f"--{field.name} {value!r}: must be of type {kind.__name__}")
     limits = {name: field.metadata[name] for name in ("minimum", "above", "below")}
     # Infinities fail the strict comparisons, NaN all of them.
     if number and not (limits["minimum"] <= value < limits["below"] and limits["above"] < value):
