@@ -13,8 +13,10 @@ from scipy import ndimage
 from predict import WEIGHTS, load_classifier
 from reading import photos
 from reading.classifier import classify
-from reading.ink import area_weights, otsu, remove_lines, set_stroke, to_mnist
-from reading.photos import MAX_PIXELS, is_mnist, open_picture
+from reading.crops import area_weights, set_stroke, to_mnist
+from reading.groups import in_lines
+from reading.ink import otsu, remove_lines
+from reading.pictures import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
 
 
@@ -203,7 +205,7 @@ def test_lines_that_are_askew_are_read_one_after_the_other():
         for column in range(9)
     ]
     shuffled = np.random.default_rng(0).permutation(len(boxes))
-    lines = photos._lines([boxes[i] for i in shuffled])
+    lines = in_lines([boxes[i] for i in shuffled])
     assert [shuffled[i] for line in lines for i in line] == list(range(len(boxes)))
 
 
