@@ -115,14 +115,19 @@ def name_box(box: Box) -> str:
 def median_height(groups: list[Group]) -> float:
     """Return the median height of groups, without bars, lines and what is low beside it.
 
-    If there are more fragments than digits, the median is weighted by height.
+    If there are more fragments than digits, the median is weighted by height; then what touches
+    the border does not count, as it may be larger than digits.
     """
     upright = [group for group in groups if group.width <= 3 * group.height]
-    heights = np.sort([group.height for group in upright or groups] or [1])
-    heights = heights[heights >= SMALLEST * np.median(heights)]
-    sums, median = np.cumsum(heights), float(np.median(heights))
-    weighted = float(heights[np.searchsorted(sums, sums[-1] / 2)])
-    return weighted if weighted > 1.5 * median else median
+    heights = np.array([group.height for group in upright or groups] or [1])
+    median = float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
+    inner = np.sort([group.height for group in upright if not group.contact])
+    inner = inner[inner >= SMALLEST * median]
+    if not len(inner):
+        return median
+    weighted = float(inner[np.searchsorted(np.cumsum(inner), inner.sum() / 2)])
+    several = (inner > 0.7 * weighted).sum() > 1  # else a scribble, say
+    return weighted if several and weighted > 1.5 * median else median
 
 
 def in_lines(boxes: list[Box]) -> list[list[int]]:

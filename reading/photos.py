@@ -70,8 +70,7 @@ class Sheet:
     def __init__(self, ink: np.ndarray, classify: Classify, places: list[Box] | None) -> None:
         self.ink, self.classify, self.places = ink, classify, places or []
         self.groups = self.see(self.find_pieces(places))
-        inner = [group for group in self.groups if not group.contact]
-        self.height = median_height(inner or self.groups)
+        self.height = median_height(self.groups)
         self.join_all()
         if places is not None and len(self.groups) <= 2 * MAX_DIGITS:
             self.join_pairs()
