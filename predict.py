@@ -74,7 +74,8 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any, 
     Raises:
         UserError: if it can't be opened, or shows no digits or too many.
     """
-    from reading.photos import find_digits, open_picture
+    from reading.photos import find_digits
+    from reading.pictures import open_picture
 
     picture = open_picture(path)
     try:

@@ -1,4 +1,4 @@
-"""Ink in a picture: how it is told from paper, and how a digit becomes an image like MNIST's.
+"""Ink in a picture: how it is distinguished from paper, and its connected pieces.
 
 Ink and masks are arrays [H, W], boxes (left, top, right, bottom) in pixels.
 """
@@ -7,10 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-SIDE, BOX = 28, 20  # pixels: of an image, and of the box that the digit is scaled to fit
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
-THIN, THICK = 2.2, 4.0  # pixels of the 20x20 box: most of MNIST's strokes are between them
 
 Box = tuple[int, int, int, int]
 
@@ -58,7 +56,7 @@ def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndar
         dark: whether the ink is darker than the paper.
     """
     smooth = ndimage.gaussian_filter(grey if dark else 255 - grey, max(1, 0.5 * scale))
-    bright = smooth[smooth > otsu(smooth.ravel())]
+    bright = smooth[smooth >= otsu(smooth.ravel())]
     paper = find_paper(smooth, size) if size else np.median(bright)
     ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
     return remove_lines(remove_table(np.clip(ink, -1, 1)))
@@ -187,6 +185,7 @@ def _long_runs(mask: np.ndarray, length: int, axis: int) -> np.ndarray:
 
 
 def label(mask: np.ndarray) -> tuple[np.ndarray, dict[int, Box]]:
+    """Return the connected pieces of a mask [H, W], numbered from 1, and the box of each."""
     labels = ndimage.label(mask, np.ones((3, 3)))[0]
     parts = enumerate(ndimage.find_objects(labels), start=1)
     return labels, {n: (x.start, y.start, x.stop, y.stop) for n, (y, x) in parts}
@@ -201,69 +200,3 @@ def typical_size(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[float, floa
     count = int(np.searchsorted(np.cumsum(areas[order]), 0.9 * areas.sum())) + 1
     heights = [boxes[n + 1][3] - boxes[n + 1][1] for n in order[:count]]
     return float(np.median(heights)), float(np.median(areas[order[:count]]))
-
-
-# --- One digit, as MNIST was made -------------------------------------------------------------
-# LeCun et al., 1998, section III.A: fitted with antialiasing into a 20x20 box, then placed so that
-# its centre of mass is at pixel 14 of the 28x28 image, counted from 0.
-
-
-def cut_out(ink: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return one digit's ink as a mask, bool [h, w], enlarged to about 100 pixels if smaller.
-
-    Args:
-        ink: float [H, W], around the digit.
-        own: bool [H, W], the digit's pixels.
-    """
-    grown = ndimage.binary_dilation(own, np.ones((3, 3)), iterations=max(1, len(own) // 60))
-    alone = np.where(grown, ink, 0)
-    factor = max(1.0, 100 / max(own.shape))
-    large = ndimage.zoom(alone, factor, order=1)
-    return large > 0.5 * np.percentile(ink[own], 75)
-
-
-def set_stroke(mask: np.ndarray) -> np.ndarray:
-    """Return a mask [H, W] with strokes as wide, for its size, as MNIST's mostly are."""
-    inside = ndimage.distance_transform_edt(mask)
-    scale = max(np.ptp(np.flatnonzero(mask.any(axis=axis))) + 1 for axis in (0, 1)) / BOX
-    width = 4 * inside[mask].mean() / scale  # the mean distance to the edge is a fourth of it
-    if width < THIN:
-        radius = (THIN - width) / 2 * scale
-        padded = np.pad(mask, int(radius) + 1)
-        return ndimage.distance_transform_edt(~padded) <= radius
-    if width > THICK:
-        thinner = inside > (width - THICK) / 2 * scale
-        return thinner if thinner.any() else mask
-    return mask
-
-
-def area_weights(size: int, new_size: int) -> np.ndarray:
-    """Return float [new_size, size]: what share of each new pixel each old pixel covers."""
-    edges = np.linspace(0, size, new_size + 1)
-    covered = np.clip(edges[:, None] - np.arange(size), 0, 1)
-    return np.diff(covered, axis=0) * (new_size / size)
-
-
-def to_mnist(ink: np.ndarray) -> np.ndarray:
-    """Return a digit as uint8 [28, 28], ink white (255) on black (0).
-
-    Args:
-        ink: float [H, W], from 0 (paper) to 1 (ink), not all 0, of any size.
-    """
-    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = (max(1, int(BOX * size / max(ink.shape) + 0.5)) for size in ink.shape)
-    small = area_weights(ink.shape[0], height) @ ink @ area_weights(ink.shape[1], width).T
-    top, left = (_place(small.sum(axis=axis)) for axis in (1, 0))
-    image = np.zeros((SIDE, SIDE))
-    image[top : top + height, left : left + width] = small
-    return np.round(255 * image).astype(np.uint8)
-
-
-def _place(profile: np.ndarray) -> int:
-    """Return where a profile must start in 28 pixels for its centre of mass to be at pixel 14.
-
-    There it is in MNIST's images, counted from 0, half a pixel beyond the middle.
-    """
-    centre = (profile * np.arange(len(profile))).sum() / profile.sum()
-    return int(np.clip(np.floor(SIDE / 2 - centre + 0.5), 0, SIDE - len(profile)))

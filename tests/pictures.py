@@ -29,8 +29,10 @@ from tqdm import tqdm
 from comparison.runs import cores
 from predict import WEIGHTS, shipped_test_images
 from reading.classifier import Classifier, load_classifier, probabilities
+from reading.crops import to_mnist
 from reading.ink import otsu
-from reading.photos import find_digits, open_picture, to_mnist
+from reading.photos import find_digits
+from reading.pictures import open_picture
 from utils.checkpoint import RUNS
 from utils.files import UserError, atomic_write
 from utils.settings import Parser

@@ -20,8 +20,8 @@ from comparison.stats import proportion_interval
 from dataset import MNIST, normalise
 from model import MODELS, TITLES
 from reading.classifier import Classifier, classify, load_classifier
+from reading.crops import to_mnist
 from reading.page import TEMPLATE, pick_samples, render_page
-from reading.photos import to_mnist
 from utils.archives import decode_png, parse_name, write_archive
 from utils.augment import deskew_batch
 from utils.classes import CLASSES

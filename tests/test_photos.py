@@ -1,6 +1,7 @@
 """reading/photos.py: digits are found in pictures of any kind, and look as MNIST's do."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from scipy import ndimage
 from predict import WEIGHTS, load_classifier
 from reading import photos
 from reading.classifier import classify
-from reading.ink import area_weights, otsu, remove_lines, set_stroke, to_mnist
-from reading.photos import MAX_PIXELS, is_mnist, open_picture
+from reading.crops import area_weights, set_stroke, to_mnist
+from reading.groups import in_lines
+from reading.ink import otsu, remove_lines
+from reading.pictures import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
 
 
@@ -203,7 +206,7 @@ def test_lines_that_are_askew_are_read_one_after_the_other():
         for column in range(9)
     ]
     shuffled = np.random.default_rng(0).permutation(len(boxes))
-    lines = photos._lines([boxes[i] for i in shuffled])
+    lines = in_lines([boxes[i] for i in shuffled])
     assert [shuffled[i] for line in lines for i in line] == list(range(len(boxes)))
 
 
@@ -222,7 +225,7 @@ def test_dirt_and_edges_are_no_digits(digits):
 ])  # fmt: skip
 def test_empty_pictures_have_no_ink(grey):
     picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
-    with pytest.raises(ValueError, match="no ink found"):
+    with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="no ink found"):
         find_digits(picture)
 
 
@@ -364,6 +367,28 @@ def test_touching_digits_are_parted():
         draw(page, digit, (20 + 62 * number, 30, 50, 64), 6, "black")
     ImageDraw.Draw(page).line([(126, 72), (150, 91)], "black", 6)  # from the 4 to the 2
     assert read(page) == "742"
+
+
+def test_fragments_do_not_set_the_height_of_digits():
+    page = Image.new("RGB", (420, 200), "white")
+    for number, digit in enumerate("742"):
+        draw(page, digit, (30 + 130 * number, 20, 70, 90), 8, "black")
+    for number in range(7):  # a broken line below them
+        ImageDraw.Draw(page).rectangle((20 + 56 * number, 150, 32 + 56 * number, 180), "black")
+    assert read(page) == "742"
+
+
+def test_ink_that_was_not_read_is_named():
+    page = Image.new("RGB", (800, 300), "white")
+    draw(page, "7", (30, 20, 34, 50), 6, "black")
+    draw(page, "2", (80, 20, 34, 50), 6, "black")
+    assert not photos.find_digits(page, probabilities).warnings
+    for step in range(9):  # hatching, taller than digits
+        ImageDraw.Draw(page).line([(560, 60 + 20 * step), (770, 90 + 20 * step)], "black", 6)
+    ImageDraw.Draw(page).line([(665, 40), (665, 270)], "black", 6)
+    reading = photos.find_digits(page, probabilities)
+    assert len(reading.digits) == 2
+    assert any("much ink was not read" in warning for warning in reading.warnings)
 
 
 def test_a_digit_at_the_edge_is_named():

@@ -1,0 +1,148 @@
+"""Pieces of ink and where they are: their boxes, masks and lines.
+
+Boxes are (left, top, right, bottom) in pixels, masks bool [H, W].
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from reading.ink import Box
+
+SMALLEST = 0.4  # of the digits' median height: what is lower is no digit
+
+
+@dataclass(eq=False)
+class Group:
+    """Ink that may be a digit, in a picture [H, W] of a shape.
+
+    Contact is how many of its pixels are on the border, filled says whether it is a blob.
+    """
+
+    shape: tuple[int, ...]
+    box: Box
+    mask: np.ndarray  # bool [h, w]
+    image: np.ndarray  # uint8 [28, 28]
+    confidence: float
+
+    def __post_init__(self) -> None:
+        self.height, self.width = self.mask.shape
+        self.area = int(self.mask.sum())
+        step = 1 + self.height // 40
+        inside = ndimage.distance_transform_edt(np.pad(self.mask[::step, ::step], 1)).max()
+        widest = 2 * step * inside / min(self.mask.shape)
+        self.is_filled = widest > 0.75 and self.width > 0.45 * self.height
+        left, top, right, bottom = self.box
+        sides = [(left == 0, self.mask[:, 0]), (top == 0, self.mask[0]),
+                 (right == self.shape[1], self.mask[:, -1]),
+                 (bottom == self.shape[0], self.mask[-1])]  # fmt: skip
+        self.contact = sum(int(side.sum()) for at_border, side in sides if at_border)
+
+
+class View(NamedTuple):
+    """A region of a picture of a size (width, height), seen at a scale."""
+
+    size: tuple[int, int]
+    region: Box
+    scale: float
+
+    def place(self, box: Box, margin: float = 0) -> Box:
+        """Return a box of the view, grown by a margin, as a box of the picture."""
+        left, top = (self.region[i] + (box[i] - margin) / self.scale for i in (0, 1))
+        right, bottom = (self.region[i - 2] + (box[i] + margin) / self.scale for i in (2, 3))
+        right, bottom = min(self.size[0], round(right)), min(self.size[1], round(bottom))
+        return max(0, round(left)), max(0, round(top)), right, bottom
+
+    def find(self, box: Box) -> Box:
+        """Return a box of the picture as a box of the view."""
+        left, top = self.region[:2]
+        shifted = box[0] - left, box[1] - top, box[2] - left, box[3] - top
+        x, y, right, bottom = (round(self.scale * edge) for edge in shifted)
+        return x, y, right, bottom
+
+
+def slices(box: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of a box, as an index of arrays [H, W]."""
+    return slice(box[1], box[3]), slice(box[0], box[2])
+
+
+def draw_mask(shape: tuple[int, ...], groups: list[Group]) -> np.ndarray:
+    """Return the ink of all groups, bool [H, W] of that shape."""
+    mask = np.zeros(shape, bool)
+    for group in groups:
+        mask[slices(group.box)] |= group.mask
+    return mask
+
+
+def enclose(boxes: Iterable[Box]) -> Box:
+    """Return the smallest box around boxes."""
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
+
+
+def unite(groups: Iterable[Group]) -> tuple[Box, np.ndarray]:
+    """Return the box around groups, and their ink in it, bool [h, w]."""
+    left, top, right, bottom = box = enclose(group.box for group in groups)
+    mask = np.zeros((bottom - top, right - left), bool)
+    for group in groups:
+        own = group.box
+        mask[own[1] - top : own[3] - top, own[0] - left : own[2] - left] |= group.mask
+    return box, mask
+
+
+def trim(box: Box, mask: np.ndarray) -> tuple[Box, np.ndarray]:
+    """Return a box and its mask bool [h, w] without empty rows and columns at its sides."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    inner = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    left, top = box[:2]
+    return (left + inner[0], top + inner[1], left + inner[2], top + inner[3]), mask[slices(inner)]
+
+
+def distance(one: Box, other: Box) -> float:
+    """Return how far two boxes are apart, across or down; negative if they overlap."""
+    across = max(one[0], other[0]) - min(one[2], other[2])
+    return max(across, max(one[1], other[1]) - min(one[3], other[3]))
+
+
+def name_box(box: Box) -> str:
+    """Return where a box is, as warnings say it."""
+    return f"({box[0]}, {box[1]}) to ({box[2]}, {box[3]})"
+
+
+def median_height(groups: list[Group]) -> float:
+    """Return the median height of groups, without bars, lines and what is low beside it.
+
+    If there are more fragments than digits, the median is weighted by height; then what touches
+    the border does not count, as it may be larger than digits.
+    """
+    upright = [group for group in groups if group.width <= 3 * group.height]
+    heights = np.array([group.height for group in upright or groups] or [1])
+    median = float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
+    inner = np.sort([group.height for group in upright if not group.contact])
+    inner = inner[inner >= SMALLEST * median]
+    if not len(inner):
+        return median
+    weighted = float(inner[np.searchsorted(np.cumsum(inner), inner.sum() / 2)])
+    several = (inner > 0.7 * weighted).sum() > 1  # else a scribble, say
+    return weighted if several and weighted > 1.5 * median else median
+
+
+def in_lines(boxes: list[Box]) -> list[list[int]]:
+    """Return the indices of boxes by line, each from left to right."""
+
+    def shared(one: Box, other: Box) -> float:
+        overlap = min(one[3], other[3]) - max(one[1], other[1])
+        return overlap / min(one[3] - one[1], other[3] - other[1])
+
+    # Each box goes on the line whose last box is beside it, so that lines may be askew.
+    lines: list[list[int]] = []
+    for index in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
+        line = max(lines, key=lambda own: shared(boxes[own[-1]], boxes[index]), default=None)
+        if line and shared(boxes[line[-1]], boxes[index]) > 0.5:
+            line.append(index)
+        else:
+            lines.append([index])
+    return sorted(lines, key=lambda own: boxes[own[0]][1])

@@ -1,0 +1,100 @@
+"""Pictures opened as they are to be looked at: upright, in RGB, without transparency."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reading.crops import SIDE, to_mnist
+from utils.files import UserError
+
+MAX_PIXELS = 50_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO")
+NO_PICTURES = {".pdf": "save its page as PNG or JPEG", ".svg": "export it as PNG"}
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # of EXIF's orientation tag
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Return a picture as it is to be looked at: upright, RGB, without transparency.
+
+    Raises:
+        UserError: if there is no such file, it is no picture, damaged, or too large.
+    """
+    if path.suffix.lower() in NO_PICTURES:
+        raise UserError(f"{path}: not a picture of pixels; {NO_PICTURES[path.suffix.lower()]}")
+    if path.suffix.lower() in (".heic", ".heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(path, formats=[name for name in FORMATS if name in _formats()]) as image,
+        ):
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    f"{path}: {image.width}x{image.height} pixels are more than "
+                    f"{MAX_PIXELS:,}; make it smaller"
+                )
+            image.load()
+            return _flatten(_set_upright(image))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a broken file makes Pillow raise almost anything
+        reason = str(error).replace("\n", " ") or type(error).__name__
+        raise UserError(f"{path}: not a picture, or damaged ({reason})") from error
+
+
+def _formats() -> set[str]:
+    """Return the formats that this Pillow can open."""
+    Image.init()
+    return set(Image.OPEN)
+
+
+def _set_upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF orientation says, whatever its other tags."""
+    try:
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # whatever a damaged block of tags makes Pillow raise
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB; transparent parts become paper for its ink."""
+    if image.mode[0] in "IF":  # more than 8 bits: from the darkest to the brightest
+        values = np.asarray(image, np.float32)
+        span = max(np.ptp(values), 1e-9)
+        image = Image.fromarray((255 * (values - values.min()) / span).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    small = np.asarray(image.resize((64, 64)).convert("LA"), np.float64)
+    grey, opaque = small[..., 0], small[..., 1]
+    bright_ink = (grey * opaque).sum() > 127 * opaque.sum() and opaque.min() < 128
+    paper = Image.new("RGB", image.size, "black" if bright_ink else "white")
+    paper.paste(image, mask=image.getchannel("A"))
+    return paper
+
+
+def is_mnist(picture: Image.Image) -> bool:
+    """Return whether a picture is in MNIST's form: 28x28, bright ink as large and as central."""
+    grey = np.asarray(picture.convert("L"), float) if picture.size == (SIDE, SIDE) else None
+    if grey is None or not (grey > 127).any():
+        return False
+    if max(grey[0].max(), grey[-1].max(), grey[:, 0].max(), grey[:, -1].max()) > 32:
+        return False
+    return bool(np.abs(to_mnist(grey / 255 * (grey > 32)) - grey).mean() < 8)
