@@ -277,7 +277,10 @@ def look_closer(
     picture: Image.Image, view: View, sheet: Sheet, dark: bool, local: bool
 ) -> tuple[View, Sheet]:
     """Return where the digits of a sheet are, so enlarged that they are about 64 pixels tall."""
-    places = [view.place(group.box, NEAR * sheet.height) for group in sheet.groups]
+    low = 0.2 * sheet.height, SMALLEST * sheet.height
+    fragments = [g for g in sheet.dropped if low[0] < g.height < low[1] and not g.contact]
+    seen = sheet.groups + fragments  # which may turn out to be parts of one digit
+    places = [view.place(group.box, NEAR * sheet.height) for group in seen]
     region = view.place(enclose(group.box for group in sheet.groups), sheet.height)
     pixels = (region[2] - region[0]) * (region[3] - region[1])
     scale = min(view.scale * HEIGHT / sheet.height, (WORKING_PIXELS / pixels) ** 0.5)

@@ -378,6 +378,15 @@ def test_fragments_do_not_set_the_height_of_digits():
     assert read(page) == "742"
 
 
+def test_a_digit_in_fragments_is_put_together():
+    page = Image.new("RGB", (420, 200), "white")
+    for number, digit in enumerate("742"):
+        draw(page, digit, (30 + 130 * number, 50, 70, 90), 8, "black")
+    for top in (78, 110):  # across the 4, where a line was removed
+        ImageDraw.Draw(page).rectangle((140, top, 260, top + 4), "white")
+    assert read(page) == "742"
+
+
 def test_ink_that_was_not_read_is_named():
     page = Image.new("RGB", (800, 300), "white")
     draw(page, "7", (30, 20, 34, 50), 6, "black")
