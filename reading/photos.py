@@ -235,7 +235,8 @@ class Sheet:
     def unread(self, view: View) -> Iterator[str]:
         """Yield where more ink is no digit than is one, that at the border apart."""
         ink = [group for group in self.groups + self.dropped if not group.contact]
-        unread = [g for g in ink if g in self.dropped or self.worth(g) < 0.5]
+        least = 0.5 if len(self.groups) == 1 else 0.0  # of several, the uncertain ones are shown
+        unread = [g for g in ink if g in self.dropped or self.worth(g) < least]
         if sum(group.area for group in unread) > 0.5 * sum(group.area for group in ink):
             where = name_box(view.place(enclose(group.box for group in unread)))
             yield f"much ink was not read, or is no digit, at {where}"
