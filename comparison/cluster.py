@@ -127,6 +127,7 @@ def _sent_by_value() -> Callable[..., Answer]:
     """
 
     def call(pickled: bytes, dask_worker: Any = None) -> Answer:
+        """Return this worker's address, why it is refused ("" if not), and the run's history."""
         import os
         import pickle
         import socket

@@ -25,7 +25,10 @@ if IS_COMMAND:  # and no notebook: Ctrl-C ends the imports without a traceback
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run a script's main() and exit: after a UserError with its line on stderr and code 2."""
+    """Run a script's main() and exit.
+
+    After a UserError, or what the system refuses, a line is on stderr and the code is 2.
+    """
     # Commands let Ctrl-C end their imports at once; from here on it may leave a message.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the encoding lacks is escaped
