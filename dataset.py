@@ -57,12 +57,9 @@ class MNIST(Dataset):
     Args:
         folder: of files {ID}_{Label}.png.
         transform: from a PIL image to what __getitem__ returns in its place; by default to
-            float32 [1, 28, 28], normalised: (pixel / 255 - 0.1307) / 0.3081.
+            float32 [1, 28, 28], normalised.
 
-    Attributes:
-        names: of the files, list of str.
-        images: uint8 [N, 28, 28].
-        labels: int64 [N].
+    Its names (list of str), images (uint8 [N, 28, 28]) and labels (int64 [N]) are attributes.
 
     Raises:
         UserError: if there is nothing to read or extract, or a file is not as it should be.
@@ -105,12 +102,11 @@ class Split(NamedTuple):
 
 
 def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
-    """Return the images to train on and those to evaluate on, extracted first if need be.
+    """Return the images to train on and those to evaluate on: the train and the test split.
 
-    These are the train and the test split. With a val_size both come from the train split, and
-    the test split is not touched: the shipped MNIST is validated on its last val_size images, as
-    is the convention; other data on the last images of every class, of each class about the same
-    share and, if val_size allows, at least one.
+    With a val_size both come from the train split, and the test split is not touched: the shipped
+    MNIST is validated on its last val_size images, as is the convention; other data on the last
+    images of every class, of each class about the same share.
 
     Raises:
         UserError: if there is no data or it can't be read, or val_size leaves nothing to train on.
@@ -156,7 +152,9 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 def prepare(split: Split, deskewed: bool, device: torch.device) -> Split:
     """Return a loaded split on the device, its images normalised and, if asked for, deskewed."""
     images = normalise(split.images).to(device)
-    return Split(deskew(images) if deskewed else images, split.labels.to(device))
+    if deskewed:
+        images = deskew(images)
+    return Split(images, split.labels.to(device))
 
 
 class Batches:
@@ -209,15 +207,9 @@ class Batches:
 
 
 def pack(name: str, data_dir: Path) -> Path:
-    """Fetch a dataset with torchvision and pack it as train.tar.xz and test.tar.xz.
+    """Fetch a dataset with torchvision and pack it as archives; returns their folder.
 
     torchvision keeps the original files in data_dir/NAME/raw, and uses those that lie there.
-
-    Returns:
-        The folder of the archives: data_dir for MNIST, data_dir/NAME for the others.
-
-    Raises:
-        UserError: if the original files can't be had.
     """
     from torchvision import datasets
 
@@ -240,30 +232,23 @@ def pack(name: str, data_dir: Path) -> Path:
 
 
 def merge(sources: list[Path], data_dir: Path) -> None:
-    """Join images of several people, of one split, as data_dir/train.tar or data_dir/test.tar.
+    """Join archives, or folders named train or test, as data_dir/train.tar or data_dir/test.tar.
 
     The images keep their order and get new IDs, from 0. The same image again is left out, as
     each download of a person's holds the earlier images too.
-
-    Args:
-        sources: archives, or folders named train or test.
-        data_dir: where the archive is written.
-
-    Raises:
-        UserError: for what is no archive or folder of images, for train and test images together,
-            for the same file twice, or if there are such images in data_dir already.
     """
-    splits, count = set(), 0
+    joined, count = "", 0
     images: dict[bytes, int] = {}  # PNG file -> label
     for source in map(Path.absolute, sources):
         if source.is_dir():
-            split, files = source.absolute().name, read_folder(source)
+            split, files = source.name, read_folder(source)
         else:
             split, files = read_archive(source)
+        joined = joined or split
+        if split not in SPLITS or split != joined:
+            raise UserError(f"{source}: has images of {split!r}; give those of train or of test")
         decode_files(source, files)  # each must be such an image
-        splits.add(split)
         count += len(files)
-        before = len(images)
         for name, content in files.items():
             label = parse_name(name)[1]
             if images.setdefault(content, label) != label:
@@ -271,16 +256,11 @@ def merge(sources: list[Path], data_dir: Path) -> None:
                     f"{source}: {name} is labelled {label}, but {images[content]} in a file before "
                     "it or earlier in this one; remove the wrong one"
                 )
-        if len(images) == before:
-            raise UserError(f"{source}: has only images of the files before it; give each once")
-    if splits not in ({"train"}, {"test"}):
-        names = " and ".join(map(repr, sorted(splits)))
-        raise UserError(f"--merge: these are images of {names}; give those of train or of test")
-    for path in (data_dir / split, *find_archives(data_dir / split)):
+    for path in (data_dir / joined, *find_archives(data_dir / joined)):
         if path.exists():
             raise UserError(f"{path}: is there already; remove it or choose another --data_dir")
-    target = data_dir / f"{split}.tar"
-    write_archive(target, split, images.items())
+    target = data_dir / f"{joined}.tar"
+    write_archive(target, joined, images.items())
     print(f"{target}: {len(images):,} images; {count - len(images):,} were there twice")
 
 

@@ -104,20 +104,18 @@ def train(
     scheduler: LRScheduler | None = None,
     show_bar: bool = False,
 ) -> tuple[float, float]:
-    """Train one epoch.
+    """Train one epoch; returns (loss, accuracy in percent), means as each batch met the model.
+
+    The loss is the one trained on. Of label_smoothing e (Szegedy et al., 2016) each of K classes
+    gets e / K of the target, and the label's class 1 - e on top.
 
     Args:
         model: from images [B, 1, 28, 28] to logits [B, classes], on the device of the batches.
         batches: the training images, in a new order each epoch.
         optimizer: of the model's parameters.
-        args: the settings. Of label_smoothing e (Szegedy et al., 2016) each of K classes gets
-            e / K of the target, and the label's class 1 - e on top.
+        args: the settings.
         scheduler: sets the optimizer's learning rate after every step.
         show_bar: draws a progress bar, if stderr is a terminal.
-
-    Returns:
-        (loss, accuracy in percent), means over the images as each batch met the model; the loss
-        is the one trained on, with label smoothing.
     """
     model.train()
     sums = torch.zeros(2, device=batches.labels.device)
@@ -156,22 +154,6 @@ def _means(sums: torch.Tensor, batches: Batches) -> tuple[float, float]:
 # --- A run ------------------------------------------------------------------------------------
 
 
-def build(args: Args, device: torch.device) -> tuple[nn.Module, torch.Generator]:
-    """Return the network and the random generator of a run, before its first step.
-
-    They depend on PyTorch's seed, see make_reproducible().
-
-    Raises:
-        UserError: if the network's logits are not one per class.
-    """
-    # The only random numbers after initialization come from here, so that a checkpoint needs no
-    # other state. Seeded by a draw, as the same seed would repeat the numbers of the weights.
-    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    model = MODELS[args.model_type]()
-    check_logits(model)
-    return model.to(device).to(memory_format=torch.channels_last), generator
-
-
 def make_scheduler(
     args: Args, optimizer: torch.optim.Optimizer, steps: int, epochs_done: int
 ) -> OneCycleLR | None:
@@ -186,15 +168,6 @@ def make_scheduler(
     return OneCycleLR(
         optimizer, args.lr, steps * args.epochs, cycle_momentum=False, last_epoch=last_step
     )
-
-
-def check_finite(loss: float, where: str, args: Args) -> None:
-    """Raise UserError if a loss is not finite, as training has diverged."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"{where}: the loss is not finite; try a smaller --lr than {args.lr} or a larger "
-            f"--batch_size than {args.batch_size}"
-        )
 
 
 def run(
@@ -213,35 +186,35 @@ def run(
 
     Returns:
         The history, one dict per epoch: epoch, lr (of its first step), train_loss, train_accuracy
-        (percent), test_loss, test_accuracy (percent), seconds; with a val_size val_loss and
-        val_accuracy in place of the test's.
+        (percent), test_loss, test_accuracy, seconds; with a val_size val_loss and val_accuracy in
+        place of the test's.
 
     Raises:
-        UserError: for data that can't be read, a checkpoint that can't be resumed with these
-            settings, files that can't be written, and a loss that is not finite; the checkpoint of
-            the epoch before is kept.
+        UserError: for what can't be read, resumed or written, and for a loss that is not finite.
     """
     folder = Path(folder)
     verbose = verbose and distributed.rank() == 0
     splits = splits or load_splits(args.data_dir, args.val_size)
     device = select_device(args.device)
     make_reproducible(args.seed, args.threads)
-    model, generator = build(args, device)
+    # The only random numbers after initialization come from here, so that a checkpoint needs no
+    # other state. Seeded by a draw, as the same seed would repeat the numbers of the weights.
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    model = MODELS[args.model_type]()
+    check_logits(model)
+    model = model.to(device).to(memory_format=torch.channels_last)
     distributed.check_shares(model, len(splits[0].labels), args.batch_size)
-    data = [digest(split) for split in splits]
-    saved = checkpoint.restore(folder, args, data, model, generator)
-    history = saved["history"] if saved else []
     if verbose:
         sizes = len(splits[0].labels), len(splits[1].labels)
         print(describe_run(args, folder, model, device, sizes), flush=True)
-        if len(history) == args.epochs:
-            print("already finished:", format_row(history[-1]))
     decay, fused = args.weight_decay, device.type != "mps"
     optimizer = torch.optim.SGD(  # after the first line, as PyTorch imports a compiler for it
         model.parameters(), args.lr, args.momentum, weight_decay=decay, fused=fused
     )
-    if saved:
-        checkpoint.restore_optimizer(folder, saved, optimizer)
+    data = [digest(split) for split in splits]
+    history = checkpoint.restore(folder, args, data, model, optimizer, generator)
+    if verbose and len(history) == args.epochs:
+        print("already finished:", format_row(history[-1]))
     started = time.perf_counter()  # the first epoch's seconds hold the preparation too
     ddp_model = distributed.wrap_ddp(model, device)
     augmentation = make_augmentation(args, device)
@@ -260,7 +233,11 @@ def run(
         )
         # With rank 0's batch norm statistics.
         row[f"{split}_loss"], row[f"{split}_accuracy"] = test(ddp_model, evaluation_batches)
-        check_finite(row["train_loss"] + row[f"{split}_loss"], f"{folder}, epoch {epoch}", args)
+        if not math.isfinite(row["train_loss"] + row[f"{split}_loss"]):
+            raise UserError(
+                f"{folder}, epoch {epoch}: the loss is not finite; try a smaller --lr than "
+                f"{args.lr} or a larger --batch_size than {args.batch_size}"
+            )
         row["seconds"], started = time.perf_counter() - started, time.perf_counter()
         history.append(row)
         checkpoint.save_run(folder, args, data, model, optimizer, generator, history)

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tarfile
 from concurrent.futures import Executor, Future
@@ -50,20 +49,22 @@ def tar_bytes(members, mode="w"):
     return content.getvalue()
 
 
-def first_members(real, sizes):
-    """Return plain tars of so many first images of each split: split -> bytes."""
-    return {
-        split: tar_bytes((f"{split}/{name}", content) for name, content in real[split][:size])
-        for split, size in sizes.items()
-    }
-
-
 def write_archives(folder, real, num_train, num_test):
-    """Write archives of the first images of each split."""
+    """Write plain tars of the first images of each split."""
     folder.mkdir(exist_ok=True)
-    for split, content in first_members(real, {"train": num_train, "test": num_test}).items():
-        (folder / f"{split}.tar").write_bytes(content)
+    for split, size in (("train", num_train), ("test", num_test)):
+        members = [(f"{split}/{name}", content) for name, content in real[split][:size]]
+        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
     return folder
+
+
+def tree(folder):
+    """Return every path below a folder with its content, but for locks."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+        if path.name != ".lock"
+    }
 
 
 def special(name, kind, target=""):
@@ -116,12 +117,6 @@ def real():
 
 
 @pytest.fixture(scope="session")
-def archives(real):
-    """Plain tars of those members: split -> bytes."""
-    return first_members(real, SIZES)
-
-
-@pytest.fixture(scope="session")
 def small_data(tmp_path_factory, real):
     """A data folder of 300 and 100 images, for tests that only read it: extracted once."""
     return write_archives(tmp_path_factory.mktemp("small_data"), real, 300, 100)
@@ -136,12 +131,18 @@ def small(tmp_path, monkeypatch, small_data):
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch, archives):
-    """An empty working folder with a data folder of small archives, not yet extracted."""
+def fresh(tmp_path, monkeypatch, real):
+    """A working folder with archives of 300 and 100 images of its own, not yet extracted."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    for split, content in archives.items():
-        (tmp_path / "data" / f"{split}.tar").write_bytes(content)
+    write_archives(tmp_path / "data", real, 300, 100)
+    return tmp_path
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, real):
+    """A working folder with larger archives of its own, not yet extracted."""
+    monkeypatch.chdir(tmp_path)
+    write_archives(tmp_path / "data", real, SIZES["train"], SIZES["test"])
     return tmp_path
 
 
@@ -155,6 +156,22 @@ def cli(monkeypatch, capfd):
         with pytest.raises(SystemExit) as ended:
             run_command(module.main)
         return (ended.value.code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(cli):
+    """Assert that a command ends with code 2 and one line, as after a UserError; returns the line.
+
+    Nothing else is printed but by main.py, which may have said what it trains.
+    """
+
+    def run(module, *flags):
+        code, out, err = cli(module, *flags)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert out == "" or (out.startswith(("LeNet5", "CustomMLP")) and out.count("\n") == 1)
+        return err
 
     return run
 
@@ -219,14 +236,3 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     return limit
-
-
-@pytest.fixture
-def script():
-    """Run a script in a process of its own, in the current folder."""
-
-    def run(name, *flags, **options):
-        command_line = [sys.executable, str(ROOT / name), *map(str, flags)]
-        return subprocess.run(command_line, capture_output=True, text=True, timeout=110, **options)
-
-    return run

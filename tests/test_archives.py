@@ -5,26 +5,17 @@ import struct
 import tarfile
 
 import pytest
-from conftest import special, tar_bytes
+from conftest import special, tar_bytes, tree
 from hypothesis import given
 from mutations import mutate, mutations
 from PIL import Image
 
 from dataset import MNIST
 from utils import archives
-from utils.archives import decode_files, decode_png, list_images, read_archive
+from utils.archives import decode_files, decode_png, read_archive
 from utils.files import UserError
 
 MODES = {".tar": "w", ".tar.xz": "w:xz", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2"}
-
-
-def tree(folder):
-    """Return every path below a folder with its content, but for the lock of extractions."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-        if path.name != ".lock"
-    }
 
 
 @pytest.fixture
@@ -57,6 +48,13 @@ def changed(content, position, new):
     return content[:position] + new + content[position + len(new) :]
 
 
+def of_size(size, name="train/00100_1.png", kind=tarfile.REGTYPE):
+    """A member's header that states a size."""
+    member = special(name, kind)
+    member.size = size
+    return member
+
+
 BOMB = changed(png(), 16, struct.pack(">II", 50_000, 50_000))  # the size its header states
 NAME = "train/00100_1.png"
 HOSTILE = {  # what: (member's name or header, its content, what the line tells)
@@ -67,9 +65,7 @@ HOSTILE = {  # what: (member's name or header, its content, what the line tells)
     "symbolic link": (special(NAME, tarfile.SYMTYPE, "/etc"), b"", "link"),
     "hard link": (special(NAME, tarfile.LNKTYPE, "train/x"), b"", "link"),
     "device": (special(NAME, tarfile.CHRTYPE), b"", "device"),
-    "pipe": (special(NAME, tarfile.FIFOTYPE), b"", "special"),
-    "duplicate ID": ("train/00000_3.png", png(), "twice"),
-    "same ID, other digits": ("train/0_3.png", png(), "twice"),
+    "duplicate ID": ("train/0_3.png", png(), "twice"),
     "other name": ("train/readme.txt", b"hello", "{ID}_{Label}.png"),
     "line break in a name": ("train/0\n1_1.png", png(), "{ID}_{Label}.png"),
     "no folder": ("00100_1.png", png(), "train/{ID}_{Label}.png"),
@@ -77,12 +73,12 @@ HOSTILE = {  # what: (member's name or header, its content, what the line tells)
     "other split": ("test/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "label 10": ("train/00100_10.png", png(), "label 10 is not 0 to 9"),
     "label -1": ("train/00100_-1.png", png(), "{ID}_{Label}.png"),
-    "a JPEG": (NAME, png(kind="jpeg"), "not a PNG"),
-    "empty member": (NAME, b"", "not a PNG"),
+    "a JPEG": (NAME, png(kind="jpeg"), "00100_1.png: it is not a PNG"),
+    "empty member": (NAME, b"", "00100_1.png: it is not a PNG"),
     "cut PNG": (NAME, png()[:60], "damaged"),
     "damaged pixels": (NAME, changed(png(compress_level=0), 100, b"\xff"), "damaged"),
     "larger image": (NAME, png(size=(32, 32)), "32x32"),
-    "oversized image": (NAME, BOMB, "50000x50000"),
+    "oversized image": (NAME, BOMB, "00100_1.png"),
     "colour image": (NAME, png("RGB"), "8-bit grey"),
 }
 
@@ -92,25 +88,7 @@ def test_hostile_archive_is_refused_and_leaves_no_trace(tmp_path, good, kind):
     member, content, tells = HOSTILE[kind]
     path = tmp_path / "train.tar"
     path.write_bytes(tar_bytes([*good[:30], (member, content), *good[30:]]))
-    name = member.name if isinstance(member, tarfile.TarInfo) else member
-    refuse(path, tells, repr(name) if name.count("/") != 1 else repr(name.split("/")[1])[1:-1])
-
-
-def test_labels_are_those_of_the_classes(tmp_path, good, monkeypatch):
-    path = tmp_path / "train.tar"
-    path.write_bytes(tar_bytes([*good, ("train/00100_25.png", png())]))
-    refuse(path, "label 25 is not 0 to 9")
-    monkeypatch.setattr(archives, "CLASSES", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    monkeypatch.setattr("utils.cache.CLASSES", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    assert MNIST(tmp_path / "train").labels[-1] == MNIST(tmp_path / "train").labels.max() == 25
-    monkeypatch.undo()  # back to ten classes: the cache must not bring the 25 along
-    with pytest.raises(UserError, match=r"00100_25\.png: the label 25 is not 0 to 9"):
-        MNIST(tmp_path / "train")
-
-
-def test_archive_without_images_is_refused(tmp_path):
-    (tmp_path / "train.tar").write_bytes(tar_bytes([(special("train", tarfile.DIRTYPE), b"")]))
-    refuse(tmp_path / "train.tar", "no images")
+    refuse(path, tells)
 
 
 def test_what_a_mac_adds_to_an_archive_is_skipped(tmp_path, good):
@@ -136,33 +114,24 @@ def test_every_kind_of_archive_is_read_exactly_and_in_the_order_of_ids(tmp_path,
 # --- Broken archives --------------------------------------------------------------------------
 
 
-def of_size(size, name=NAME, kind=tarfile.REGTYPE):
-    """A member's header that states a size, and no content."""
-    member = special(name, kind)
-    member.size = size
-    return member.tobuf(tarfile.GNU_FORMAT)
-
-
-def inserted(header):
+def inserted(member):
     """Return a function that puts a header before an archive's second member."""
-    return lambda tar, second: tar[:second] + header + tar[second:]
+    return lambda tar, start: tar[:start] + member.tobuf(tarfile.GNU_FORMAT) + tar[start:]
 
 
 DAMAGE = {  # what: content, position of a member -> content
     "empty": lambda tar, start: b"",
     "not a tar": lambda tar, start: b"no archive" * 200,
+    "without images": lambda tar, start: tar_bytes([(special("train", tarfile.DIRTYPE), b"")]),
     "cut in the first header": lambda tar, start: tar[:300],
     "cut in a member": lambda tar, start: tar[: start + 700],
     "cut between members": lambda tar, start: tar[:start],
     "flipped bit in a header": lambda tar, start: changed(tar, start + 120, b"\xff"),
     "zeroed header": lambda tar, start: changed(tar, start, bytes(512)),
     "zeros to the end": lambda tar, start: tar[:start].ljust(len(tar), b"\0"),
-    "size of gigabytes": inserted(of_size(4 * 2**30, kind=tarfile.XHDTYPE)),
     "size below zero": inserted(of_size(-512)),
-    "size a bit below zero": inserted(of_size(-1)),
     "skipped file of a size below zero": inserted(of_size(-512, "train/._x")),
-    "sparse file": inserted(of_size(-512, "train/._x", tarfile.GNUTYPE_SPARSE)),
-    "extended header of a size below zero": inserted(of_size(-(2**80), kind=tarfile.XHDTYPE)),
+    "header of gigabytes": inserted(of_size(4 * 2**30, kind=tarfile.XHDTYPE)),
 }
 
 
@@ -177,24 +146,14 @@ def test_broken_archive_is_not_taken_for_a_shorter_one(tmp_path, good, damage, c
     refuse(path)
 
 
-@pytest.mark.parametrize("head", [[], [(special("train", tarfile.DIRTYPE), b"")]])
-def test_every_length_of_padding_is_accepted(tmp_path, good, head):
+def test_every_length_of_padding_is_accepted(tmp_path, good):
     paddings, path = set(), tmp_path / "train.tar"
     for count in range(1, 41):
-        content = tar_bytes(head + good[:count])
+        content = tar_bytes(good[:count])
         path.write_bytes(content)
         assert len(read_archive(path)[1]) == count
         paddings.add((len(content) - len(content.rstrip(b"\0"))) // tarfile.BLOCKSIZE)
-    assert paddings >= {2, tarfile.RECORDSIZE // tarfile.BLOCKSIZE + 1}  # the least, the most
-
-
-@pytest.mark.parametrize("suffix, place", [(".tar.gz", -5), (".tar.bz2", -3), (".tar.xz", -40)])
-def test_checksum_at_the_end_of_a_compressed_archive_is_checked(tmp_path, good, suffix, place):
-    path = tmp_path / f"train{suffix}"
-    content = bytearray(tar_bytes(good, MODES[suffix]))
-    content[place] ^= 1
-    path.write_bytes(content)
-    refuse(path)
+    assert {2, tarfile.RECORDSIZE // tarfile.BLOCKSIZE + 1} <= paddings  # the least, the most
 
 
 def test_archive_that_unpacks_to_gigabytes_is_refused(tmp_path, good, monkeypatch):
@@ -208,11 +167,12 @@ def test_archive_that_unpacks_to_gigabytes_is_refused(tmp_path, good, monkeypatc
 
 @pytest.fixture(scope="module")
 def packed(real, tmp_path_factory):
-    """A folder, six images as (name -> file), and their archives by suffix."""
+    """A folder, six images as (name -> pixels), and their archives by suffix."""
     files = dict(real["train"][:6])
     members = [(f"train/{name}", content) for name, content in files.items()]
     contents = {suffix: tar_bytes(members, mode) for suffix, mode in MODES.items()}
-    return tmp_path_factory.mktemp("packed"), files, contents
+    pixels = {name: decode_png(content).tobytes() for name, content in files.items()}
+    return tmp_path_factory.mktemp("packed"), pixels, contents
 
 
 def read(folder, suffix, content):
@@ -228,41 +188,23 @@ def read(folder, suffix, content):
     return {name: image.tobytes() for name, image in zip(files, images, strict=True)}
 
 
-def pixels(files):
-    return {name: decode_png(content).tobytes() for name, content in files.items()}
-
-
 @pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz", ".tar.bz2"])
 @given(operations=mutations())
 def test_no_damage_gets_past_a_compressed_archive(packed, suffix, operations):
-    folder, files, contents = packed
-    assert read(folder, suffix, contents[suffix]) == pixels(files)
-    assert read(folder, suffix, mutate(contents[suffix], operations)) in (pixels(files), {})
+    folder, pixels, contents = packed
+    assert read(folder, suffix, mutate(contents[suffix], operations)) in (pixels, {})
 
 
 @given(operations=mutations(("flip", "cut", "insert")))
 def test_no_damage_gets_past_a_plain_archive(packed, operations):
-    folder, files, contents = packed
-    assert read(folder, ".tar", mutate(contents[".tar"], operations)) in (pixels(files), {})
+    folder, pixels, contents = packed
+    assert read(folder, ".tar", mutate(contents[".tar"], operations)) in (pixels, {})
 
 
 @given(operations=mutations())
 def test_no_damage_to_a_plain_archive_changes_an_image(packed, operations):
     # A tar knows no sum over all of it: without some of its blocks, or with two of them swapped,
     # it can be a whole archive of fewer images or other labels. No pixel changes even so.
-    folder, files, contents = packed
+    folder, pixels, contents = packed
     loaded = read(folder, ".tar", mutate(contents[".tar"], operations))
-    assert set(loaded.values()) <= set(pixels(files).values())
-
-
-# --- Folders ----------------------------------------------------------------------------------
-
-
-def test_a_name_that_cannot_be_right_is_reported_with_what_to_do(tmp_path):
-    for name in ("00003_1.png", "00003_7.png"):
-        (tmp_path / name).write_bytes(png())
-    with pytest.raises(UserError, match=r"same ID; .*another one.* python dataset\.py --merge"):
-        list_images(tmp_path)
-    (tmp_path / "00003_7.png").rename(tmp_path / "cat.png")
-    with pytest.raises(UserError, match=r"cat\.png: the name is not {ID}_{Label}\.png; rename"):
-        list_images(tmp_path)
+    assert set(loaded.values()) <= set(pixels.values())

@@ -47,52 +47,36 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", *LINE.split()[1:-1]]
 # process has none; one of 2, too few for batch normalization in both.
 UNEVEN, EMPTY_SHARE, SMALL_SHARE = 63, 499, 249
 MLP, REGULARIZED = ("--model_type", "CustomMLP"), ("--model_type", "LeNet5_regularization")
-
-
-def train(name, **settings):
-    """Train a run in this process alone."""
-    data = str(Path("data").resolve())  # data/ may be cached from an earlier test's folder
-    main.run(Args(**settings, data_dir=data), RUNS / name, verbose=False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, real):
-    """A data folder that is extracted once."""
-    return write_archives(tmp_path_factory.mktemp("data"), real, 500, 200)
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch, data):
-    """A working folder with that data folder."""
-    monkeypatch.chdir(tmp_path)
-    Path("data").symlink_to(data)
+JOBS = {  # run -> flags, in two processes
+    "both": ("--resume", "--epochs", 2),
+    "two": ("--recipe", "best", *MLP, "--batch_size", EMPTY_SHARE, "--epochs", 2),
+    "regularized": (*REGULARIZED, "--epochs", 1, "--lr", 0.05),
+    "small_share": (*REGULARIZED, "--batch_size", SMALL_SHARE),
+    "diverged": (*MLP, "--lr", 1e30),
+    "refused": (*MLP, "--batch_size", 0),
+}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, data):
+def folder(tmp_path_factory, real):
     """A working folder where all runs of two processes are done, and those of one process."""
     folder = tmp_path_factory.mktemp("distributed")
     assert LINE.split()[0] == "torchrun" and LINE.split()[-1] == "main.py"
-    (folder / "data").symlink_to(data)
+    write_archives(folder / "data", real, 500, 200)
     (folder / "probe.py").write_text(PROBE)
+
+    def train(name, **settings):
+        data = str(folder / "data")
+        main.run(Args(**settings, data_dir=data, device="cpu"), RUNS / name, verbose=False)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         best = RECIPES["best"] | {"model_type": "CustomMLP", "batch_size": EMPTY_SHARE}
+        train("one_best", **best, epochs=2)
         train("one", batch_size=UNEVEN, epochs=3)
         train("both", batch_size=UNEVEN, epochs=1)
-        train("one_best", **best, epochs=3)
-        train("share", model_type="LeNet5_regularization", batch_size=SMALL_SHARE, epochs=1)
-        jobs = {
-            "two": ("--batch_size", UNEVEN, "--epochs", 3),
-            "both": ("--resume", "--epochs", 2),
-            "two_best": ("--recipe", "best", *MLP, "--batch_size", EMPTY_SHARE, "--epochs", 3),
-            "regularized": (*REGULARIZED, "--epochs", 3, "--lr", 0.05),
-            "share": ("--resume", "--epochs", 2),
-            "diverged": (*MLP, "--lr", 1e30),
-            "refused": (*MLP, "--batch_size", 0),
-        }
         done = subprocess.run(
-            [*TORCHRUN, "probe.py", json.dumps(jobs)],
+            [*TORCHRUN, "probe.py", json.dumps(JOBS)],
             **{"capture_output": True, "text": True, "timeout": 240},
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
@@ -105,10 +89,9 @@ def folder(tmp_path_factory, data):
 def reports(folder, monkeypatch):
     """What the two processes printed: run -> [[exit code, stdout, stderr] of rank 0, of rank 1]."""
     monkeypatch.chdir(folder)
-    names = [path.name.split(".")[0] for path in folder.glob("*.0.json")]
     return {
         name: [json.loads(Path(f"{name}.{rank}.json").read_text()) for rank in range(2)]
-        for name in names
+        for name in JOBS
     }
 
 
@@ -117,18 +100,17 @@ def assert_close(name, other):
     (rows, checkpoint), (other_rows, other_checkpoint) = load_run(name), load_run(other)
     for key, value in checkpoint["model"].items():
         assert torch.allclose(value, other_checkpoint["model"][key], atol=1e-4), key
-    assert len(rows) == len(other_rows) == 3
+    assert len(rows) == len(other_rows)
     for row, other_row in zip(rows, other_rows, strict=True):
         assert row["train_loss"] == pytest.approx(other_row["train_loss"], rel=1e-4)
         assert row["test_loss"] == pytest.approx(other_row["test_loss"], rel=1e-4)
         assert row["test_accuracy"] == pytest.approx(other_row["test_accuracy"], abs=0.51)
 
 
-@pytest.mark.parametrize("one, two", [("one", "two"), ("one_best", "two_best")])
-def test_two_processes_train_as_one(reports, one, two):
-    assert_close(one, two)
-    (code, out, err), other = reports[two]
-    assert (code, err) == (0, "") and out.count("Epoch: ") == 3
+def test_two_processes_train_as_one(reports):
+    assert_close("one_best", "two")
+    (code, out, err), other = reports["two"]
+    assert (code, err) == (0, "") and out.count("Epoch: ") == 2
     assert other == [0, "", ""]  # rank 0 alone prints
 
 
@@ -137,14 +119,8 @@ def test_a_run_is_resumed_from_one_process_to_two_and_back(reports):
     assert_close("one", "both")
 
 
-def test_batch_normalization_trains_in_two_processes(reports):
+def test_figures_of_batch_normalization_are_those_of_the_saved_weights(reports):
     assert [code for code, *_ in reports["regularized"]] == [0, 0]
-    rows, _ = load_run("regularized")
-    assert rows[0]["train_accuracy"] + 20 < rows[-1]["train_accuracy"]
-    assert rows[-1]["test_accuracy"] > 70
-
-
-def test_reported_figures_are_those_of_the_saved_weights(reports):
     rows, checkpoint = load_run("regularized")
     model = MODELS["LeNet5_regularization"]()
     model.load_state_dict(checkpoint["model"])
@@ -154,7 +130,8 @@ def test_reported_figures_are_those_of_the_saved_weights(reports):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("diverged", "epoch 1: the loss is not finite"), ("share", f"--batch_size {SMALL_SHARE}:"),
+    ("diverged", "epoch 1: the loss is not finite"),
+    ("small_share", f"--batch_size {SMALL_SHARE}:"),
 ])  # fmt: skip
 def test_an_error_that_all_meet_is_one_line_of_each(reports, name, words):
     assert [code for code, *_ in reports[name]] == [2, 2]
@@ -167,7 +144,7 @@ def test_an_error_of_rank_0_ends_all_and_is_one_line(reports):
     assert other == [2, "", ""]
 
 
-def test_one_process_under_torchrun_gives_the_same_figures(place, cli, monkeypatch):
+def test_one_process_under_torchrun_gives_the_same_figures(small, cli, monkeypatch):
     flags = (*REGULARIZED, "--epochs", 1, "--name")
     assert cli(main, *flags, "plain")[0] == 0
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # as of --nproc-per-node 1
@@ -180,12 +157,10 @@ def test_one_process_under_torchrun_gives_the_same_figures(place, cli, monkeypat
 
 
 @pytest.mark.parametrize("model_type, number, batch_size, allowed", [
-    ("LeNet5", 1, 1, True), ("LeNet5", 2, 1, False), ("LeNet5", 2, 2, True),
+    ("LeNet5", 2, 1, False), ("LeNet5", 2, 2, True),
     ("LeNet5", 2, 99, True),  # a last batch of 1: one process has none
     ("LeNet5_regularization", 1, 99, False), ("LeNet5_regularization", 1, 98, True),
-    ("LeNet5_regularization", 2, 98, False), ("LeNet5_regularization", 2, 97, False),
-    ("LeNet5_regularization", 2, 96, True), ("LeNet5_regularization", 2, 100, True),
-    ("LeNet5_regularization", 3, 4, False)])  # fmt: skip
+    ("LeNet5_regularization", 2, 97, False), ("LeNet5_regularization", 2, 96, True)])  # fmt: skip
 def test_shares_too_small_to_train_on_are_refused(
     processes, model_type, number, batch_size, allowed
 ):

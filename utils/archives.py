@@ -6,10 +6,7 @@ import io
 import lzma
 import os
 import re
-import struct
 import tarfile
-import zlib
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,9 +20,6 @@ from utils.files import UserError, atomic_write
 
 SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")  # the user's own plain .tar first
 OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open}
-
-IMAGE_NAME = re.compile(r"([0-9]{1,18})_([0-9]{1,9})\.png")
-PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 MAX_ARCHIVE_BYTES = 2**31  # unpacked: 1.4 million images; a few bytes can unpack to any size
 
 
@@ -39,7 +33,7 @@ def progress(items: Iterable, text: str) -> Iterable:
 
 def parse_name(name: str) -> tuple[int, int]:
     """Return (ID, label) of a file name {ID}_{Label}.png; ValueError says what is wrong with it."""
-    match = IMAGE_NAME.fullmatch(name)
+    match = re.fullmatch(r"([0-9]{1,18})_([0-9]{1,9})\.png", name)
     if not match:
         raise ValueError("the name is not {ID}_{Label}.png")
     if int(match[2]) >= len(CLASSES):
@@ -49,31 +43,16 @@ def parse_name(name: str) -> tuple[int, int]:
 
 def decode_png(content: bytes) -> np.ndarray:
     """Return the pixels of a 28x28, 8-bit grey PNG as uint8 [28, 28]; ValueError if it is not."""
-    # The header is read first, so that no decoder ever meets an image of another size or kind.
-    if not content.startswith(PNG_START) or len(content) < 33:
-        raise ValueError("it is not a PNG image")
-    width, height, depth, colour = struct.unpack(">IIBB", content[16:26])
-    if (width, height) != (28, 28):
-        raise ValueError(f"it has {width}x{height} pixels, not 28x28")
-    if (depth, colour) != (8, 0):
-        raise ValueError("it is not 8-bit grey (save it as greyscale, without transparency)")
     try:
-        _check_sums(content)  # as Pillow would skip those of the pixels
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            return np.frombuffer(image.tobytes(), np.uint8).reshape(28, 28)
-    except Exception as error:  # whatever Pillow raises for a broken file
-        raise ValueError("the PNG image is damaged") from error
-
-
-def _check_sums(content: bytes) -> None:
-    """Raise ValueError or struct.error unless every chunk of a PNG has the checksum it states."""
-    position, kind = 8, b""
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", content, position)
-        end = position + 8 + length
-        if struct.unpack_from(">I", content, end)[0] != zlib.crc32(content[position + 4 : end]):
-            raise ValueError("a checksum is wrong")
-        position = end + 4
+            image.verify()  # the checksums, which are not looked at when pixels are read
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.size == (28, 28) and image.mode == "L":
+                return np.frombuffer(image.tobytes(), np.uint8).reshape(28, 28)
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise ValueError("it is not a PNG image, or damaged") from error
+    width, height = image.size
+    raise ValueError(f"it has {width}x{height} pixels ({image.mode}), not 28x28 of 8-bit grey (L)")
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -101,12 +80,6 @@ def decode_files(source: Path, files: dict[str, bytes]) -> np.ndarray:
 # --- Archives ---------------------------------------------------------------------------------
 
 
-def find_archives(folder: Path) -> list[Path]:
-    """Return the archives beside a folder; the first is the one that is used."""
-    paths = [folder.with_name(folder.name + suffix) for suffix in SUFFIXES]
-    return [path for path in paths if path.is_file()]
-
-
 def read_archive(path: Path, folder: str = "") -> tuple[str, dict[str, bytes]]:
     """Return the folder that an archive's members are in, and its files by name, sorted by ID.
 
@@ -120,14 +93,13 @@ def read_archive(path: Path, folder: str = "") -> tuple[str, dict[str, bytes]]:
         UserError: naming archive and member, for whatever is not named as an image, is there twice
             or is damaged, and for an archive without images.
     """
-    where = "not a readable archive of its kind"
+    place = "not a readable archive of its kind"
     files: dict[int, tuple[str, bytes]] = {}  # by ID
     try:
-        unpacked = _unpack(path)
-        content = unpacked.getbuffer()
-        with tarfile.open(fileobj=unpacked, mode="r:") as tar:
-            for member in progress(tar, f"reading {path}"):
-                where = f"member {member.name!r}"
+        content = _unpack(path)
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            for member in tar:
+                place = f"member {member.name!r}"
                 if tar.offset <= member.offset:  # tarfile would read the same members for ever
                     raise ValueError("its size is below zero")
                 if _is_ignored(member):
@@ -136,27 +108,32 @@ def read_archive(path: Path, folder: str = "") -> tuple[str, dict[str, bytes]]:
                 image_id, _ = parse_name(name)
                 if image_id in files:
                     raise ValueError(f"the ID {image_id} is there twice")
-                files[image_id] = name, bytes(content[member.offset_data :][: member.size])
-            _check_end(content[tar.offset :])
+                end = member.offset_data + member.size
+                files[image_id] = name, content[member.offset_data : end]
+            # tarfile takes a broken header or a hole for the end. The true one is one or two blocks
+            # of zeros, and as many as fill up a record.
+            rest = content[tar.offset :]
+            longest = tarfile.BLOCKSIZE + tarfile.RECORDSIZE
+            if not tarfile.BLOCKSIZE <= len(rest) <= longest or any(rest):
+                raise ValueError("the archive breaks off or is damaged after this member")
     except Exception as error:  # tarfile and the compressions raise many kinds for damaged files
         raise UserError(
-            f"{path}: {where}: {str(error) or type(error).__name__}; repair or replace the archive"
+            f"{path}: {place}: {str(error) or type(error).__name__}; repair or replace the archive"
         ) from error
     if not files:
         raise UserError(f"{path}: no images {folder or 'train'}/{{ID}}_{{Label}}.png in it")
     return folder, dict(files[image_id] for image_id in sorted(files))
 
 
-def _unpack(path: Path) -> io.BytesIO:
+def _unpack(path: Path) -> bytes:
     """Return the tar in an archive: at once, so that a compressed one is checked to its end."""
-    unpacked = io.BytesIO()
+    content = bytearray()
     with OPENERS.get(path.suffix, open)(path, "rb") as file:
         while chunk := file.read(2**20):
-            unpacked.write(chunk)
-            if unpacked.tell() > MAX_ARCHIVE_BYTES:
+            content += chunk
+            if len(content) > MAX_ARCHIVE_BYTES:
                 raise ValueError(f"more than {MAX_ARCHIVE_BYTES:,} bytes when unpacked")
-    unpacked.seek(0)
-    return unpacked
+    return bytes(content)
 
 
 def _is_ignored(member: tarfile.TarInfo) -> bool:
@@ -175,24 +152,10 @@ def _split_name(member: tarfile.TarInfo, folder: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _check_end(rest: memoryview) -> None:
-    """Raise ValueError unless a tar ends as it should after its last member.
-
-    tarfile takes a broken header or a hole for the end. The true one is one or two blocks of
-    zeros, and as many as fill up a record.
-    """
-    longest = tarfile.BLOCKSIZE + tarfile.RECORDSIZE
-    if not tarfile.BLOCKSIZE <= len(rest) <= longest or any(rest):
-        raise ValueError("the archive breaks off or is damaged after this member")
-
-
 def write_archive(path: Path, folder: str, images: Iterable[tuple[bytes, int]]) -> None:
-    """Pack images as {folder}/{ID}_{Label}.png, ID from 0; the same input, the same bytes.
+    """Pack (PNG file, label) pairs as {folder}/{ID}_{Label}.png, ID from 0.
 
-    Args:
-        path: of the archive; xz-compressed if it ends so.
-        folder: that its members are in.
-        images: (PNG file, label) of each.
+    The same input gives the same bytes; they are xz-compressed if the path ends so.
 
     Raises:
         UserError: if the disk is full or the place can't be written.
@@ -209,6 +172,12 @@ def write_archive(path: Path, folder: str, images: Iterable[tuple[bytes, int]]) 
 
 
 # --- Folders ----------------------------------------------------------------------------------
+
+
+def find_archives(folder: Path) -> list[Path]:
+    """Return the archives beside a folder; the first is the one that is used."""
+    paths = [folder.with_name(folder.name + suffix) for suffix in SUFFIXES]
+    return [path for path in paths if path.is_file()]
 
 
 def list_images(folder: Path) -> list[str]:
@@ -233,31 +202,15 @@ def list_images(folder: Path) -> list[str]:
 def read_folder(folder: Path) -> dict[str, bytes]:
     """Return the files of a folder's images by name, sorted by ID; UserError if there are none."""
     names = list_images(folder)
-    if not names:
-        raise no_images(folder)
-    return {name: (folder / name).read_bytes() for name in progress(names, f"reading {folder}")}
-
-
-def no_images(folder: Path) -> UserError:
-    """Return the error for a folder without images: where it is, what was seen, what to do."""
+    if names:
+        return {name: (folder / name).read_bytes() for name in names}
     place = folder.absolute()
     while not place.is_dir():
         place = place.parent
-    paths = sorted(path for path in place.iterdir() if not path.name.startswith("."))
-    folders = [path.name for path in paths if path.is_dir()]
-    endings = Counter(path.suffix or path.name for path in paths if not path.is_dir())
-    seen = [f"{count} {ending}" for ending, count in endings.items()]
-    if folders:
-        more = ", ..." if len(folders) > 3 else ""
-        seen.append(f"folders: {', '.join(folders[:3])}{more}")
-    advice = (
-        "put 28x28 grey PNG files such as 00000_5.png (ID and label) right there, or an archive of "
-        f"them as {folder.name}.tar beside it; --data_dir is the folder that holds train and test; "
-        "for MNIST itself: python dataset.py --dataset MNIST"
-    )
-    for archive in find_archives(folder)[:1]:
-        advice = f"remove the folder to extract {archive.name}"
-    return UserError(
-        f"{folder.absolute()}: no images {{ID}}_{{Label}}.png there; {place} holds "
-        f"{', '.join(seen) or 'nothing'}; {advice}"
+    there = sorted(path.name for path in place.iterdir() if not path.name.startswith("."))
+    raise UserError(
+        f"{folder.absolute()}: no images such as 00000_5.png (ID and label); put them there, or an "
+        f"archive {folder.name}.tar of them in the folder's place; {place} holds "
+        f"{', '.join(there[:3]) or 'nothing'}{', ...' if len(there) > 3 else ''}; --data_dir is "
+        "the folder that holds train and test; for MNIST itself: python dataset.py --dataset MNIST"
     )

@@ -3,9 +3,8 @@
 import csv
 import dataclasses
 import io
-import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -21,11 +20,6 @@ RUNS = Path("runs")
 # Settings that a resumed run may change: not what is computed, but where and with which images'
 # copy. Another device or number of threads changes the last digits.
 FREE = ("data_dir", "device", "threads")
-LOAD_ERRORS = (
-    # A damaged file.
-    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile),
-    *(LookupError, TypeError, ValueError),  # another program's content
-)
 NEW_RUN = "start a new run under another --name; predict.py --run still uses this one"
 History = list[dict[str, float]]  # a dict per epoch, with the columns of metrics.csv
 
@@ -49,8 +43,7 @@ def new_run(model_type: str, name: str | None) -> Iterator[Path]:
     """
     for number in count(1):
         folder = RUNS / (name or (model_type if number == 1 else f"{model_type}-{number}"))
-        lock = None if has_checkpoint(folder) else acquire_lock(folder)
-        # Looked at again, as another process may have trained here until now.
+        lock = acquire_lock(folder)
         if lock and not has_checkpoint(folder):
             break
         if name:
@@ -60,12 +53,12 @@ def new_run(model_type: str, name: str | None) -> Iterator[Path]:
             )
     assert lock is not None  # as the loop ended with it
     try:
-        yield folder
+        with lock:
+            yield folder
     finally:
-        lock.release()
         if not has_checkpoint(folder):
-            Path(lock.lock_file).unlink(missing_ok=True)
             with suppress(OSError):  # other files are in it
+                (folder / ".lock").unlink()
                 folder.rmdir()
                 RUNS.rmdir()
 
@@ -77,33 +70,27 @@ def resumed_run(args_class: type, given: dict[str, Any], name: str | None) -> It
     Args:
         args_class: the dataclass of the settings.
         given: settings asked for; restore() refuses those that the run can't take over.
-        name: of the run; None takes the newest, of the network if that is given.
+        name: of the run; None takes the newest.
 
     Raises:
         UserError: if there is no such run, or another process is training it.
     """
-    folder = RUNS / name if name else _newest_run(given.get("model_type"))
+    newest = max(
+        RUNS.glob("*/checkpoint.pt"),
+        key=lambda path: path.stat().st_mtime_ns,
+        default=RUNS / "*/checkpoint.pt",
+    )
+    folder = RUNS / name if name else newest.parent
     if not has_checkpoint(folder):
         raise UserError(f"{folder}: no checkpoint to resume from; start without --resume")
     lock = acquire_lock(folder)
     if lock is None:
         raise UserError(f"{folder}: another process is training this run; wait until it ends")
-    try:
-        saved = load_checkpoint(folder)["settings"]
-        known = {field.name for field in dataclasses.fields(args_class)}
-        settings = {key: value for key, value in saved.items() if key in known}
+    saved = load_checkpoint(folder)["settings"]
+    known = {field.name for field in dataclasses.fields(args_class)}
+    settings = {key: value for key, value in saved.items() if key in known}
+    with lock:
         yield args_class(**(settings | given)), folder
-    finally:
-        lock.release()
-
-
-def _newest_run(model_type: str | None) -> Path:
-    """Return the folder of the run that was trained last, of any network or of the given one."""
-    paths = sorted(RUNS.glob("*/checkpoint.pt"), key=lambda path: path.stat().st_mtime_ns)
-    for path in reversed(paths):
-        if model_type in (None, load_checkpoint(path.parent)["settings"].get("model_type")):
-            return path.parent
-    raise UserError(f"{RUNS}: no run {f'of {model_type} ' if model_type else ''}to resume")
 
 
 # --- Checkpoints ------------------------------------------------------------------------------
@@ -150,43 +137,27 @@ def save_run(
     atomic_write(folder / "metrics.csv", text.getvalue().encode())
 
 
-def _load(path: Path, parts: Mapping[str, type]) -> dict[str, Any]:
-    """Return a file's content, on the CPU; UserError if it is damaged or lacks one of the parts."""
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return what save_run() has written, on the CPU; UserError if it is missing or damaged."""
+    return _load(folder / "checkpoint.pt", "optimizer", "generator", "epoch", "history")
+
+
+def _load(path: Path, *parts: str) -> dict[str, Any]:
+    """Return a file's content: model, settings and the other parts; UserError if one is missing."""
     try:
         with zipfile.ZipFile(path) as file:  # as PyTorch does not check the sums
             if name := file.testzip():
                 raise ValueError(f"{name} has changed")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except LOAD_ERRORS as error:
+    except Exception as error:  # zipfile and PyTorch raise many kinds for a damaged file
         raise UserError(
             f"{path}: damaged, or no file of weights ({type(error).__name__}); take another, such "
             "as a copy of it"
         ) from error
-    for part, kind in parts.items():
-        if not isinstance(content, dict) or not isinstance(content.get(part), kind):
+    for part in ("model", "settings", *parts):
+        if part not in content:
             raise UserError(f"{path}: not a file of this program, as it has no {part!r}")
     return content
-
-
-def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return a run's checkpoint, on the CPU; UserError if it is missing or damaged.
-
-    Its keys: model and optimizer (state dicts), optimizer_type (the optimizer's class), generator
-    (the state of the run's random generator), epoch (how many are done), history (a dict per
-    epoch), settings (a dict), data (digests of the images).
-    """
-    parts = {
-        "model": dict,
-        "optimizer": dict,
-        "generator": torch.Tensor,
-        "epoch": int,
-        "history": list,
-        "settings": dict,
-    }
-    return _load(folder / "checkpoint.pt", parts)
-
-
-# --- Resuming ---------------------------------------------------------------------------------
 
 
 def restore(
@@ -194,27 +165,28 @@ def restore(
     args: Any,
     data: list[str],
     model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
-) -> dict[str, Any] | None:
+) -> History:
     """Put the folder's checkpoint, else the initial weights of args.init, into what is given.
 
     Args:
         folder: of the run.
         args: the settings to train with from here on.
         data: digests of the images and labels to train on and to evaluate on.
-        model, generator: as they are before the first epoch; changed in place.
+        model, optimizer, generator: as they are before the first epoch; changed in place.
 
     Returns:
-        The checkpoint, see load_checkpoint(); None if there is none.
+        The history of the epochs done.
 
     Raises:
         UserError: for a checkpoint that is damaged, or that can't be resumed with these settings,
-            images or network.
+            images, network or optimizer.
     """
     if not has_checkpoint(folder):
         if args.init != "random":
-            _load_initial_weights(model, args)
-        return None
+            _put_initial_weights(model, args)
+        return []
     checkpoint = load_checkpoint(folder)
     _check_settings(folder, args, checkpoint)
     if checkpoint.get("data", data) != data:
@@ -222,19 +194,13 @@ def restore(
             f"{folder}: the images or labels in {args.data_dir} are not those it was trained on; "
             "pass the --data_dir that has them, or start a new run"
         )
-    put_weights(model, checkpoint["model"], str(folder / "checkpoint.pt"))
-    generator.set_state(checkpoint["generator"])
-    return checkpoint
-
-
-def restore_optimizer(
-    folder: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer
-) -> None:
-    """Put the state of a checkpoint's optimizer into one; UserError if it is of another class."""
     trained_with, now = checkpoint.get("optimizer_type", "SGD"), type(optimizer).__name__
     if trained_with != now:
         raise UserError(f"{folder}: was trained with {trained_with}, not with {now}; {NEW_RUN}")
+    put_weights(model, checkpoint["model"], str(folder / "checkpoint.pt"))
     optimizer.load_state_dict(checkpoint["optimizer"])
+    generator.set_state(checkpoint["generator"])
+    return checkpoint["history"]
 
 
 def _check_settings(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None:
@@ -243,26 +209,18 @@ def _check_settings(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None
     What the numbers depend on must be as it was. The epochs may become more, unless a schedule was
     laid out for them.
     """
-    saved, now = checkpoint["settings"], dataclasses.asdict(args)
+    defaults = {field.name: field.default for field in dataclasses.fields(args)}
+    saved = defaults | checkpoint["settings"]  # which may be of before a setting was added
+    now = dataclasses.asdict(args)
     may_change = FREE + (("epochs",) if args.schedule == "constant" else ())
     for name, value in saved.items():
-        if name in may_change:
-            continue
-        if name not in now:
-            raise UserError(
-                f"{folder}: was trained with {name} {value}, a setting that main.py no longer "
-                f"has; put it back, or {NEW_RUN}"
-            )
-        if now[name] != value:
+        if name not in may_change and now.get(name) != value:
             why = ", which its schedule was laid out for" if name == "epochs" else ""
             raise UserError(
-                f"{folder}: was trained with --{name} {value}{why}, not {now[name]}; leave the "
-                f"flag out to resume, or {NEW_RUN}"
+                f"{folder}: was trained with --{name} {value}{why}, not "
+                f"{now.get(name, 'without this setting')}; leave the flag out to resume, or "
+                f"{NEW_RUN}"
             )
-    for field in dataclasses.fields(args):
-        value = now[field.name]
-        if field.name not in saved and value != field.default:
-            raise UserError(f"{folder}: was trained without --{field.name} {value}; {NEW_RUN}")
     if args.epochs < checkpoint["epoch"]:
         raise UserError(
             f"{folder}: has {checkpoint['epoch']} epochs already, more than --epochs {args.epochs}"
@@ -286,11 +244,7 @@ def pack_weights(
 
 
 def find_weights(source: str) -> Path:
-    """Return the file of a source of weights: a file, a run's folder, or a run's name.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """Return the file of a source of weights: a file, a run's folder, or a run's name."""
     places = [Path(source), Path(source) / "checkpoint.pt", RUNS / source / "checkpoint.pt"]
     for path in places:
         if path.is_file():
@@ -302,45 +256,31 @@ def load_weights(source: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the settings (model_type, deskew and temperature at least) and state dict of a source.
 
     Raises:
-        UserError: if it is missing, damaged, or not finite.
+        UserError: if it is missing or damaged.
     """
-    path = find_weights(source)
-    content = _load(path, {"model": dict, "settings": dict})
-    settings, weights = {"temperature": 1.0} | content["settings"], content["model"]
-    for name, kind in {"model_type": str, "deskew": bool, "temperature": float}.items():
-        if not isinstance(settings.get(name), kind):
-            raise UserError(f"{path}: not a file of this program, as it has no setting {name!r}")
-    if not all(torch.is_tensor(value) and value.isfinite().all() for value in weights.values()):
-        raise UserError(f"{path}: its weights are not finite numbers; take others")
-    return settings, weights
+    content = _load(find_weights(source))
+    return {"temperature": 1.0} | content["settings"], content["model"]
 
 
 def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
     """Load weights into a model; UserError names the first that does not fit it."""
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in weights.items()}
-    for name in expected | shapes:
-        if expected.get(name) != shapes.get(name):
-            raise UserError(
-                f"{source}: does not fit {type(model).__name__} as it is in model.py now: {name} "
-                f"is {shapes.get(name, 'missing')} there and {expected.get(name, 'missing')} here; "
-                "put model.py and utils/classes.py back as they were, or choose other weights"
-            )
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        _, first, *_ = str(error).splitlines()
+        raise UserError(
+            f"{source}: does not fit {type(model).__name__} as it is in model.py now: "
+            f"{first.strip()} Put model.py and utils/classes.py back as they were, or choose other "
+            "weights"
+        ) from error
 
 
-def _flag(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {value}"
-
-
-def _load_initial_weights(model: nn.Module, args: Any) -> None:
+def _put_initial_weights(model: nn.Module, args: Any) -> None:
     settings, weights = load_weights(args.init)
     for name in ("model_type", "deskew"):
         if settings[name] != getattr(args, name):
             raise UserError(
                 f"--init {args.init}: was trained with {name} {settings[name]}, not "
-                f"{getattr(args, name)}; pass {_flag(name, settings[name])}"
+                f"{getattr(args, name)}; train with the same --{name}"
             )
     put_weights(model, weights, f"--init {args.init}")

@@ -13,15 +13,10 @@ from utils.files import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (ROOT, ROOT / "experiments", ROOT / "tests")
-
 IS_COMMAND = Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve().parent in COMMANDS
 
 if IS_COMMAND:  # and no notebook: Ctrl-C ends the imports without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Services and pythonw have no terminal; libraries write to it all the same.
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
@@ -40,19 +35,17 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except UserError as error:
         print(error, file=sys.stderr)
         code = 2
-    except BrokenPipeError:  # as in main.py | head -1; at exit Python would try to write again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # as in main.py | head -1
         code = 141
     except OSError as error:  # a name that is too long, a full disk behind stdout
         print(f"{error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        if error.filename is None:  # what is left for stdout would fail again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         code = 130
     if IS_COMMAND:
-        # At once: to take down PyTorch, module by module, takes Python up to a second.
+        # At once: to take down PyTorch, module by module, takes Python up to a second. What is
+        # left for a closed or full stdout is not written again.
         atexit._run_exitfuncs()
         sys.stderr.flush()
         os._exit(code)

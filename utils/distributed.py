@@ -34,17 +34,11 @@ def init_processes() -> None:
     """Join the processes of torchrun: gloo carries CPU tensors, NCCL those of this rank's GPU."""
     if not dist.is_torchelastic_launched():
         return
-    try:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-            dist.init_process_group(backend="cpu:gloo,cuda:nccl")
-        else:
-            dist.init_process_group(backend="gloo")
-    except (KeyError, ValueError) as error:  # left over from a torchrun, in a shell or a job
-        raise UserError(
-            f"only a part of torchrun's environment is set ({error}); start this with torchrun, or "
-            "unset TORCHELASTIC_RUN_ID"
-        ) from error
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        dist.init_process_group(backend="cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group(backend="gloo")
 
 
 def end_processes() -> None:

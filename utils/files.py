@@ -1,16 +1,12 @@
 """Atomic writes, locks, and the error that ends in one line."""
 
-import errno
 import os
-import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 PLOTS = Path("plots")  # what the user's own runs draw
-NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)  # of network drives without locks
 
 
 class UserError(Exception):
@@ -23,32 +19,18 @@ def atomic_write(path: str | Path, content: bytes | memoryview) -> None:
     Raises:
         UserError: if the disk is full or the folder can't be written; an earlier file stays.
     """
-    write_all({Path(path): content})
-
-
-def write_all(files: Mapping[Path, bytes | memoryview]) -> None:
-    """Write files that belong together: on an error none of them is renewed.
-
-    Each content goes to a temporary file beside its target and is flushed to disk; once all are
-    there, they are renamed.
-
-    Raises:
-        UserError: if the disk is full or a folder can't be written; earlier files stay.
-    """
-    staged = {path: path.parent / f".{path.name}.{os.getpid()}.tmp" for path in files}
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            for path, content in files.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open(staged[path], "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for path in files:
-                os.replace(staged[path], path)
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
         except BaseException:
-            for temporary in staged.values():
-                temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise UserError(
@@ -57,35 +39,27 @@ def write_all(files: Mapping[Path, bytes | memoryview]) -> None:
         ) from error
 
 
-def acquire_lock(folder: Path, timeout: float = 0) -> BaseFileLock | None:
-    """Return a lock held on a folder, or None while another process holds it.
+def write_all(files: Mapping[Path, bytes | memoryview]) -> None:
+    """Write every file atomically; UserError for the first that can't be."""
+    for path, content in files.items():
+        atomic_write(path, content)
+
+
+def acquire_lock(folder: Path, timeout: float = 0) -> AcquireReturnProxy | None:
+    """Return a lock held on a folder, for a with statement; None while another process holds it.
 
     The folder is made if need be. The lock ends with the process, however that ends. Another
-    process is waited for up to timeout seconds, or without limit for -1. On a network drive that
-    has no locks a file marks the folder as taken, as well as that can be done there.
+    process is waited for up to timeout seconds, or without limit for -1.
 
     Raises:
-        UserError: if the folder can't be made or written.
+        UserError: if the folder can't be made or locked.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            return _acquire(FileLock(folder / ".lock"), timeout)
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                raise
-            print(f"note: {folder} is on a drive without locks; a file stands in", file=sys.stderr)
-            return _acquire(SoftFileLock(folder / ".soft_lock"), timeout)
+        return FileLock(folder / ".lock").acquire(timeout=timeout)
+    except Timeout:
+        return None
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); make the folder writable"
         ) from error
-
-
-def _acquire(lock: BaseFileLock, timeout: float) -> BaseFileLock | None:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # filelock's own about drives without locks
-            lock.acquire(timeout=timeout)
-    except Timeout:
-        return None
-    return lock

@@ -20,37 +20,29 @@ def setting(
     """Return one line of the args block.
 
     Args:
-        default: the value where no flag is given; its type is the flag's.
+        default: the value where no flag is given.
         help: what --help says.
-        minimum, below, above: limits of a number.
+        minimum, below, above: limits of a number; minimum alone is allowed itself.
         choices: the values allowed, if not all are.
     """
     help = f"{help}: {', '.join(choices)}" if choices else help
-    limits = {"minimum": minimum, "below": below, "above": above}
-    metadata = {"help": help, "choices": tuple(choices), **limits}
-    return dataclasses.field(default=default, metadata=metadata)
+    limits = {"minimum": minimum, "below": below, "above": above, "choices": tuple(choices)}
+    return dataclasses.field(default=default, metadata=limits | {"help": help})
 
 
 def check_settings(args: Any) -> None:
     """Raise UserError for the first setting that its line in the args block does not allow."""
     for field in dataclasses.fields(args):
-        _check_value(field, getattr(args, field.name))
-
-
-def _check_value(field: dataclasses.Field, value: Any) -> None:
-    if field.metadata["choices"]:
-        check_choice(field.name, value, field.metadata["choices"])
-    kind = type(field.default)
-    number = kind in (int, float)
-    allowed = (int, float) if kind is float else kind
-    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
-        raise UserError(f"--{field.name} {value!r}: must be of type {kind.__name__}")
-    limits = {name: field.metadata[name] for name in ("minimum", "above", "below")}
-    # Infinities fail the strict comparisons, NaN all of them.
-    if number and not (limits["minimum"] <= value < limits["below"] and limits["above"] < value):
-        words = {"minimum": "at least", "above": "above", "below": "below"}
-        parts = [f"{words[name]} {limit}" for name, limit in limits.items() if math.isfinite(limit)]
-        raise UserError(f"--{field.name} {value}: must be {' and '.join(parts)}")
+        value, limits = getattr(args, field.name), field.metadata
+        if limits["choices"]:
+            check_choice(field.name, value, limits["choices"])
+        # Infinities fail the strict comparisons, NaN all of them.
+        elif not isinstance(value, str) and not (
+            limits["minimum"] <= value < limits["below"] and limits["above"] < value
+        ):
+            words = {"minimum": "at least", "above": "above", "below": "below"}
+            parts = [f"{words[key]} {limits[key]}" for key in words if math.isfinite(limits[key])]
+            raise UserError(f"--{field.name} {value}: must be {' and '.join(parts)}")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -62,10 +54,10 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are UserErrors: one line instead of a page of usage."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, description: str | None = None) -> None:
         # No abbreviations: compare.py would take --seed for --seeds.
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **options)
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message} (--help lists the flags)")
