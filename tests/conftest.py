@@ -49,12 +49,19 @@ def tar_bytes(members, mode="w"):
     return content.getvalue()
 
 
+def first_members(real, sizes):
+    """Return plain tars of so many first images of each split: split -> bytes."""
+    return {
+        split: tar_bytes((f"{split}/{name}", content) for name, content in real[split][:size])
+        for split, size in sizes.items()
+    }
+
+
 def write_archives(folder, real, num_train, num_test):
-    """Write plain tars of the first images of each split."""
+    """Write archives of the first images of each split."""
     folder.mkdir(exist_ok=True)
-    for split, size in (("train", num_train), ("test", num_test)):
-        members = [(f"{split}/{name}", content) for name, content in real[split][:size]]
-        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
+    for split, content in first_members(real, {"train": num_train, "test": num_test}).items():
+        (folder / f"{split}.tar").write_bytes(content)
     return folder
 
 
@@ -117,6 +124,12 @@ def real():
 
 
 @pytest.fixture(scope="session")
+def archives(real):
+    """Plain tars of those members: split -> bytes."""
+    return first_members(real, SIZES)
+
+
+@pytest.fixture(scope="session")
 def small_data(tmp_path_factory, real):
     """A data folder of 300 and 100 images, for tests that only read it: extracted once."""
     return write_archives(tmp_path_factory.mktemp("small_data"), real, 300, 100)
@@ -139,10 +152,12 @@ def fresh(tmp_path, monkeypatch, real):
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch, real):
+def workplace(tmp_path, monkeypatch, archives):
     """A working folder with larger archives of its own, not yet extracted."""
     monkeypatch.chdir(tmp_path)
-    write_archives(tmp_path / "data", real, SIZES["train"], SIZES["test"])
+    (tmp_path / "data").mkdir()
+    for split, content in archives.items():
+        (tmp_path / "data" / f"{split}.tar").write_bytes(content)
     return tmp_path
 
 
