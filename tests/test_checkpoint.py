@@ -42,6 +42,8 @@ def forkserver():
 
 def command(*flags):
     """Run main.py in this process, which ends with it."""
+    # A cluster launcher's variables mean nothing without torchrun.
+    os.environ |= {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
     sys.argv[1:] = flags
     sys.stderr = open("stderr.txt", "a")  # noqa: SIM115
     run_command(main.main)
@@ -82,7 +84,7 @@ def test_killed_and_resumed_run_ends_as_if_never_interrupted(small, cli, forkser
     same_run("whole", MODEL)
 
 
-def test_two_runs_at_once_on_a_fresh_clone(fresh, forkserver):
+def test_two_runs_at_once_on_a_fresh_clone_and_one_in_this_process_are_the_same(fresh, forkserver):
     both = [forkserver.Process(target=command, args=(*MLP, "--epochs", "2")) for _ in range(2)]
     for process in both:
         process.start()
@@ -91,6 +93,11 @@ def test_two_runs_at_once_on_a_fresh_clone(fresh, forkserver):
     assert Path("stderr.txt").read_text() == ""
     assert [process.exitcode for process in both] == [0, 0]
     same_run("CustomMLP", "CustomMLP-2")
+    train("here", 2)
+    same_run("CustomMLP", "here")
+    train("other", 2, seed=4)
+    with pytest.raises(AssertionError):
+        same_run("here", "other")
     assert {path.name for path in Path("data").iterdir()} - {".lock"} == {
         f"{split}{suffix}" for split in ("train", "test") for suffix in ("", ".tar", ".cache.npz")
     }

@@ -7,7 +7,7 @@ every step. Backward pass and optimizer can't be faked without a driver and are 
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import main
 from dataset import Batches, Split, prepare
@@ -28,7 +28,7 @@ class NoOptimizer:
 
 
 def fake_epoch(model_type, recipe, monkeypatch):
-    """Train and test an epoch of a recipe on fake CUDA tensors; returns what is left to read."""
+    """Train and test an epoch of a recipe on fake CUDA tensors; returns the sums left to read."""
     monkeypatch.setattr(torch.Tensor, "backward", lambda _: None)
     monkeypatch.setattr(main, "_means", lambda sums, batches: sums)
     with FakeTensorMode():
@@ -50,16 +50,3 @@ def fake_epoch(model_type, recipe, monkeypatch):
 def test_an_epoch_stays_on_the_gpu(model_type, recipe, monkeypatch):
     for sums in fake_epoch(model_type, recipe, monkeypatch):
         assert sums.device.type == "cuda" and sums.shape == (2,)
-
-
-def test_a_cpu_tensor_or_a_value_read_back_would_be_noticed(monkeypatch):
-    evaluate = main.evaluate
-    monkeypatch.setattr(main, "evaluate", lambda *inputs: (evaluate(*inputs)[0].item(), 0))
-    with pytest.raises(DataDependentOutputException):
-        fake_epoch("CustomMLP", "baseline", monkeypatch)
-    ones = torch.ones(28, 28)  # on the CPU
-    monkeypatch.setattr(
-        main, "evaluate", lambda model, images, *others: evaluate(model, images * ones, *others)
-    )
-    with pytest.raises((RuntimeError, AssertionError)):
-        fake_epoch("CustomMLP", "baseline", monkeypatch)

@@ -53,21 +53,17 @@ def printed():
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-@pytest.mark.parametrize("title", TABLES)
-def test_printed_table_and_parameter_sums_are_right_and_complete(printed, title):
+@pytest.mark.parametrize("title, name", [*zip(TABLES, MODELS, strict=True)])
+def test_printed_table_and_parameter_sums_are_right_and_complete(printed, title, name):
     rows = re.findall(r"(?m)^ +(\w+-\d+) +(\[.*?\]) +([\d,]+)", printed[title])
     assert [(name, shape, int(n.replace(",", ""))) for name, shape, n in rows] == TABLES[title]
     assert f"Total params: {TOTALS[title]:,}" in printed[title]
+    assert count_parameters(name) == TOTALS[title]
     sums = re.findall(r"(?m)^(\S+?)(?: \(\w+\))?: ([\d,*+ ]+) = ([\d,]+)$", printed[title])
     counts = {name: n for name, _, n in TABLES[title] if n} | {"total": TOTALS[title]}
     assert {name: int(result.replace(",", "")) for name, _, result in sums} == counts
     for _, terms, result in sums:
         assert eval(terms.replace(",", "")) == int(result.replace(",", ""))
-
-
-def test_first_sum_reads_as_in_the_textbook(printed):
-    assert [count_parameters(name) for name in MODELS] == list(TOTALS.values())
-    assert "\nConv2d-1 (conv1): 5*5*1*6 + 6 = 156\n" in printed["LeNet-5"]
 
 
 def test_sums_follow_any_nesting_and_layers_without_biases():
@@ -102,12 +98,10 @@ def test_regularization_acts():
         lambda _, inputs, output: dropped.append((*inputs, output))
     )
 
-    before = [layer.running_mean.clone() for layer in (network.bn1, network.bn2, network.bn3)]
     once, again = network(images), network(images)
     assert not torch.equal(once, again)
-    for layer, mean in zip((network.bn1, network.bn2, network.bn3), before, strict=True):
-        assert not torch.allclose(layer.running_mean, mean, atol=1e-3)
-        assert not torch.allclose(layer.running_var, torch.ones_like(mean), atol=1e-3)
+    for layer in (network.bn1, network.bn2, network.bn3):
+        assert layer.running_mean.abs().max() > 1e-3 and (layer.running_var - 1).abs().max() > 1e-3
     inputs, output = dropped[0]
     alive = inputs != 0
     assert 0.4 < (output[alive] == 0).float().mean() < 0.6
@@ -120,6 +114,5 @@ def test_regularization_acts():
     assert torch.equal(*dropped[-1])
 
 
-def test_other_flags_are_refused(cli):
-    code, out, err = cli(model, "--nonsense")
-    assert (code, out, err.count("\n")) == (2, "", 1)
+def test_other_flags_are_refused(refused):
+    assert "--nonsense" in refused(model, "--nonsense")
