@@ -1,7 +1,7 @@
 """utils/checkpoint.py: the same run whatever interrupts it, and which run may be resumed how."""
 
 import itertools
-import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
 import signal
@@ -34,9 +34,12 @@ def train(name, epochs, model_type="CustomMLP", **settings):
 
 @pytest.fixture(scope="module")
 def forkserver():
-    """The way to start processes that does not import PyTorch for each of them."""
+    """The way to start processes that does not import PyTorch and these tests for each of them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "matplotlib.figure"])
+    context.set_forkserver_preload(["torch._dynamo", "utils.plots", "test_checkpoint"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        multiprocessing.forkserver.ensure_running()
     return context
 
 
