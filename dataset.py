@@ -60,9 +60,6 @@ class MNIST(Dataset):
             float32 [1, 28, 28], normalised.
 
     Its names (list of str), images (uint8 [N, 28, 28]) and labels (int64 [N]) are attributes.
-
-    Raises:
-        UserError: if there is nothing to read or extract, or a file is not as it should be.
     """
 
     def __init__(self, folder: str | Path, transform: Callable | None = None) -> None:
@@ -107,9 +104,6 @@ def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
     With a val_size both come from the train split, and the test split is not touched: the shipped
     MNIST is validated on its last val_size images, as is the convention; other data on the last
     images of every class, of each class about the same share.
-
-    Raises:
-        UserError: if there is no data or it can't be read, or val_size leaves nothing to train on.
     """
     folder = MNIST(Path(data_dir) / "train")
     train = Split(folder.images, folder.labels)

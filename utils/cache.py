@@ -43,7 +43,6 @@ def load_images(folder: Path) -> Cache:
     Raises:
         UserError: if there is nothing to read, a file or the archive is not as it should be, or
             the archive is another than the one that was extracted.
-        OSError: if a file can't be read or written.
     """
     archives = find_archives(folder)
     if archives and not folder.exists():

@@ -65,12 +65,9 @@ def new_run(model_type: str, name: str | None) -> Iterator[Path]:
 
 @contextmanager
 def resumed_run(args_class: type, given: dict[str, Any], name: str | None) -> Iterator[tuple]:
-    """Hold the folder of the run to resume; yields its settings, with those given, and the folder.
+    """Hold the folder of the newest run, or of NAME; yields its settings and the folder.
 
-    Args:
-        args_class: the dataclass of the settings.
-        given: settings asked for; restore() refuses those that the run can't take over.
-        name: of the run; None takes the newest.
+    Settings given override its own; restore() refuses those that the run can't take over.
 
     Raises:
         UserError: if there is no such run, or another process is training it.
@@ -105,15 +102,7 @@ def save_run(
     generator: torch.Generator,
     history: History,
 ) -> None:
-    """Write checkpoint.pt, then metrics.csv, each atomically; only rank 0 writes.
-
-    Args:
-        folder: of the run.
-        args: its settings, a dataclass.
-        data: digests of the images and labels to train on and to evaluate on.
-        model, optimizer, generator: as they are after the last epoch.
-        history: of the epochs done, at least one.
-    """
+    """Write all that it takes to resume to checkpoint.pt, then metrics.csv; only rank 0 writes."""
     if rank() != 0:
         return
     checkpoint = {
@@ -172,7 +161,7 @@ def restore(
 
     Args:
         folder: of the run.
-        args: the settings to train with from here on.
+        args: the settings to train with from here on, a dataclass.
         data: digests of the images and labels to train on and to evaluate on.
         model, optimizer, generator: as they are before the first epoch; changed in place.
 
@@ -210,9 +199,9 @@ def _check_settings(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None
     laid out for them.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
-    saved = defaults | checkpoint["settings"]  # which may be of before a setting was added
+    saved = defaults | checkpoint["settings"]  # which may lack settings that are newer
     now = dataclasses.asdict(args)
-    may_change = FREE + (("epochs",) if args.schedule == "constant" else ())
+    may_change = FREE if args.schedule != "constant" else (*FREE, "epochs")
     for name, value in saved.items():
         if name not in may_change and now.get(name) != value:
             why = ", which its schedule was laid out for" if name == "epochs" else ""
@@ -255,8 +244,7 @@ def find_weights(source: str) -> Path:
 def load_weights(source: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the settings (model_type, deskew and temperature at least) and state dict of a source.
 
-    Raises:
-        UserError: if it is missing or damaged.
+    See find_weights(); UserError if it is missing or damaged.
     """
     content = _load(find_weights(source))
     return {"temperature": 1.0} | content["settings"], content["model"]

@@ -1,24 +1,4 @@
-"""What a run prints: its first line, and a line per epoch."""
-
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
-
-
-def describe_run(
-    args: Any, folder: Path, model: nn.Module, device: torch.device, sizes: tuple[int, int]
-) -> str:
-    """Return the line that a run starts with: network, device, images, folder."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    kind = "validation" if args.val_size else "test"
-    return (
-        f"{args.model_type} ({parameters:,} parameters) on {device}, "
-        f"{args.threads} CPU thread{'s' if args.threads > 1 else ''}: "
-        f"{sizes[0]:,} training and {sizes[1]:,} {kind} images "
-        f"of {args.data_dir}, run {folder}"
-    )
+"""What a run prints: a line per epoch."""
 
 
 def format_row(row: dict[str, float]) -> str:

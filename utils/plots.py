@@ -98,15 +98,7 @@ def plot_samples(images: np.ndarray, labels: Sequence[int]) -> bytes:
 def plot_run(
     metric: str, name: str, model_type: str, history: list[dict[str, float]], titles: Titles
 ) -> bytes:
-    """Draw one run's loss or accuracy over its epochs.
-
-    Args:
-        metric: loss or accuracy.
-        name: of the run.
-        model_type: of the run.
-        history: one dict per epoch, with the columns of metrics.csv.
-        titles: of the networks.
-    """
+    """Draw one run's loss or accuracy, the metric, over its epochs, as a PNG."""
     places = {"loss": 4, "accuracy": 2}[metric]
     epochs = [row["epoch"] for row in history]
     figure, axis = subplots(figsize=(7, 4.5))

@@ -17,13 +17,9 @@ def setting(
     above: float = -math.inf,
     choices: Iterable[str] = (),
 ) -> Any:
-    """Return one line of the args block.
+    """Return one line of the args block: a default, what --help says, and which values are allowed.
 
-    Args:
-        default: the value where no flag is given.
-        help: what --help says.
-        minimum, below, above: limits of a number; minimum alone is allowed itself.
-        choices: the values allowed, if not all are.
+    A number may be its minimum, but is strictly above and below the other limits.
     """
     help = f"{help}: {', '.join(choices)}" if choices else help
     limits = {"minimum": minimum, "below": below, "above": above, "choices": tuple(choices)}
