@@ -15,9 +15,8 @@ from utils.command import run_command  # isort: split
 
 import hashlib
 from collections.abc import Callable, Iterator
-from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -180,21 +179,21 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
         count, device = len(self.labels), self.labels.device
-        order = torch.arange(count)
-        coefficients: Any = repeat(None)
+        order, coefficients = torch.arange(count), torch.empty(0)
         if self.generator:
             # Drawn on the CPU, so that a seed means the same order on every device, and for the
             # whole epoch, so that any number of processes divides up the same augmentations.
             order = torch.randperm(count, generator=self.generator)
             if self.augmentation:
                 coefficients = self.augmentation.draw(count, self.generator).to(device)
-                coefficients = coefficients.split(self.batch_size)
-        for batch, rows in zip(order.to(device).split(self.batch_size), coefficients, strict=False):
-            mine = batch[self.share]
+        order = order.to(device)
+        for start in range(0, count, self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            mine = order[batch][self.share]
             images = self.images[mine]
             if self.augmentation and len(mine):
-                images = self.augmentation(images, rows[self.share])
-            yield images, self.labels[mine], len(batch)
+                images = self.augmentation(images, coefficients[batch][self.share])
+            yield images, self.labels[mine], len(order[batch])
 
 
 # --- The command ------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from utils.augment import make_augmentation
 from utils.checkpoint import History
 from utils.device import make_reproducible, select_device
 from utils.files import PLOTS, UserError, atomic_write
-from utils.metrics import format_row
+from utils.metrics import describe_run, format_row
 from utils.settings import Parser, add_settings, check_settings, given_settings, setting
 
 
@@ -205,15 +205,7 @@ def run(
     model = model.to(device).to(memory_format=torch.channels_last)
     distributed.check_shares(model, len(splits[0].labels), args.batch_size)
     if verbose:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        kind = "validation" if args.val_size else "test"
-        print(
-            f"{args.model_type} ({parameters:,} parameters) on {device}, "
-            f"{args.threads} CPU thread{'s' if args.threads > 1 else ''}: "
-            f"{len(splits[0].labels):,} training and {len(splits[1].labels):,} {kind} images "
-            f"of {args.data_dir}, run {folder}",
-            flush=True,
-        )
+        print(describe_run(args, folder, model, device, splits), flush=True)
     decay, fused = args.weight_decay, device.type != "mps"
     optimizer = torch.optim.SGD(  # after the first line, as PyTorch imports a compiler for it
         model.parameters(), args.lr, args.momentum, weight_decay=decay, fused=fused

@@ -83,11 +83,8 @@ def decode_files(source: Path, files: dict[str, bytes]) -> np.ndarray:
 def read_archive(path: Path, folder: str = "") -> tuple[str, dict[str, bytes]]:
     """Return the folder that an archive's members are in, and its files by name, sorted by ID.
 
-    It is all of them or an error. No name in the archive is used as a path.
-
-    Args:
-        path: of the archive; its ending says how it is compressed.
-        folder: that all members must be in; by default any, but the same for all.
+    It is all of them or an error; no name in the archive is used as a path. The path's ending says
+    how it is compressed. All members must be in the same folder, the given one if any is.
 
     Raises:
         UserError: naming archive and member, for whatever is not named as an image, is there twice

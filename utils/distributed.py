@@ -80,8 +80,7 @@ def broadcast(make: Callable[[], Any]) -> Any:
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     """Return the model in DistributedDataParallel, which shares its parameters and gradients.
 
-    On CUDA batch normalization sees the whole batch; on the CPU each process normalizes its own
-    share, as PyTorch's SyncBatchNorm is for GPUs only.
+    On the CPU each process normalizes its own share, as PyTorch's SyncBatchNorm is for GPUs only.
     """
     if not dist.is_initialized():
         return model
