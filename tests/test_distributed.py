@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, commands, load_run, same_run, write_archives
+from conftest import ROOT, commands, load_run, write_archives
 
 import main
 from main import RECIPES, Args
@@ -143,18 +143,6 @@ def test_an_error_of_rank_0_ends_all_and_is_one_line(reports):
     (code, out, err), other = reports["refused"]
     assert (code, out, err.count("\n")) == (2, "", 1) and "--batch_size 0" in err
     assert other == [2, "", ""]
-
-
-def test_one_process_under_torchrun_gives_the_same_figures(small, cli, monkeypatch):
-    flags = (*REGULARIZED, "--epochs", 1, "--name")
-    assert cli(main, *flags, "plain")[0] == 0
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # as of --nproc-per-node 1
-    variables |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "1"}
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert cli(main, *flags, "torchrun")[0] == 0
-    assert not torch.distributed.is_initialized()
-    same_run("plain", "torchrun")
 
 
 @pytest.mark.parametrize("model_type, number, batch_size, allowed", [
