@@ -83,10 +83,10 @@ def resumed_run(args_class: type, given: dict[str, Any], name: str | None) -> It
     lock = acquire_lock(folder)
     if lock is None:
         raise UserError(f"{folder}: another process is training this run; wait until it ends")
-    saved = load_checkpoint(folder)["settings"]
-    known = {field.name for field in dataclasses.fields(args_class)}
-    settings = {key: value for key, value in saved.items() if key in known}
     with lock:
+        saved = load_checkpoint(folder)["settings"]
+        known = {field.name for field in dataclasses.fields(args_class)}
+        settings = {key: value for key, value in saved.items() if key in known}
         yield args_class(**(settings | given)), folder
 
 
