@@ -196,7 +196,7 @@ def parse_flags() -> argparse.Namespace:
         "--at_once", type=int, default=cores(), help="runs side by side on a CPU (default: cores)"
     )
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="show these runs of main.py")
-    add_settings(parser, Args, RECIPES, leave_out=("model_type", "seed", "val_size"))
+    add_settings(parser, Args, RECIPES, leave_out=("model_type", "seed", "val_size", "data_dir"))
     flags = parser.parse_args()
     if flags.at_once < 1:
         parser.error(f"--at_once {flags.at_once}: must be at least 1")

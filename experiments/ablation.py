@@ -145,7 +145,6 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument(
         "--val_size", type=int, default=VAL_SIZE, help=f"images (default: {VAL_SIZE})"
     )
-    parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
     flags = parser.parse_args()
     if flags.val_size < 1:
         parser.error(f"--val_size {flags.val_size}: must be at least 1")
@@ -169,7 +168,7 @@ def main() -> None:
         for name, step in steps.items()
     }
     splits = load_splits(flags.data_dir, flags.val_size)
-    folders = train_runs(run, plan, splits, cluster=flags.cluster)
+    folders = train_runs(run, plan, splits, flags.cluster)
     accuracies = final_accuracies(folders, "val_accuracy")
     setup = {"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size}
     setup |= describe_setup(Args(**shared), splits)

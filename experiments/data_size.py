@@ -23,7 +23,7 @@ from comparison.stats import describe, first_reached, format_mean
 from comparison.tables import column_table, describe_seeds, setup_table
 from dataset import load_splits
 from experiments.study import Study, draw_band, final_accuracies, finish_study, train_runs
-from experiments.subset import STEPS, SubsetArgs, nested_order, run_on_subset
+from experiments.subset import STEPS, SubsetArgs, run_on_subset
 from main import AUGMENTED, Args
 from model import MODELS, TITLES
 from utils.files import UserError
@@ -131,7 +131,6 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"per run (default: {STEPS})")
     parser.add_argument("--lr", type=float, default=LR, help=f"largest (default: {LR})")
     parser.add_argument("--val_size", type=int, default=0, help="as in main.py (default: 0)")
-    parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
     flags = parser.parse_args()
     if min(flags.sizes) < 1:
         parser.error(f"--sizes {min(flags.sizes)}: must be at least 1")
@@ -160,8 +159,7 @@ def main() -> None:
         raise UserError(
             f"--sizes {max(flags.sizes)}: there are only {count:,} images to train on; choose less"
         )
-    code = (run_on_subset, nested_order)
-    folders = train_runs(run_on_subset, plan, splits, code, flags.cluster)
+    folders = train_runs(run_on_subset, plan, splits, flags.cluster)
     column = "val_accuracy" if flags.val_size else "test_accuracy"
     setup = {name: getattr(flags, name) for name in ("seeds", "steps", "lr", "val_size")}
     args = Args(data_dir=flags.data_dir, val_size=flags.val_size)

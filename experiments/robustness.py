@@ -200,7 +200,6 @@ def parse_flags() -> argparse.Namespace:
     """Return the flags: models, seeds, epochs and data_dir."""
     parser = ManyRunsParser(__doc__, SEEDS, list(MODELS))
     parser.add_argument("--epochs", type=int, default=Args.epochs, help="of the runs (default: 20)")
-    parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
     return parser.parse_args()
 
 
@@ -217,7 +216,7 @@ def main() -> None:
         for model_type in dict.fromkeys(flags.models)
     }
     splits = load_splits(flags.data_dir, 0)
-    trained = train_runs(run, plan, splits, cluster=flags.cluster)
+    trained = train_runs(run, plan, splits, flags.cluster)
     weights = {
         key: [load_checkpoint(folder)["model"] for folder in folders]
         for key, folders in trained.items()

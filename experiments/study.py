@@ -66,7 +66,6 @@ def train_runs(
     run: Run,
     plan: Mapping[Key, Sequence[Any]],
     splits: tuple[Split, Split],
-    code: Sequence[Callable] = (),
     cluster: str = "",
 ) -> dict[Key, list[Path]]:
     """Train what is missing of a study's runs; return key -> their folders, in order of seed.
@@ -75,7 +74,6 @@ def train_runs(
         run: main.run(), or what is called like it.
         plan: key -> settings of its runs, in order of seed.
         splits: the images to train on and to evaluate on, as loaded.
-        code: the functions that train, where these are not main.run() alone.
         cluster: address of a Dask scheduler, whose workers train in place of processes here.
 
     Raises:
@@ -86,7 +84,7 @@ def train_runs(
     folders: dict[Key, list[Path]] = {key: [] for key in plan}
     for key, all_args in plan.items():
         for args in all_args:
-            folder = run_folder(args, group_folder(args, data, code))
+            folder = run_folder(args, group_folder(args, data, run))
             folders[key].append(folder)
             jobs[folder] = args
     failed = train_all(run, jobs, cores(), cluster)
