@@ -45,13 +45,8 @@ OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads")
 def _definitions(module: str) -> dict[str, ast.stmt]:
     """Return a module's top-level statements by the names they define; {} if it is not ours."""
     path = ROOT / f"{module.replace('.', '/')}.py"
-    if not path.is_file():
-        return {}
-    definitions: dict[str, ast.stmt] = {}
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        for name in _defined_names(statement):
-            definitions[name] = statement
-    return definitions
+    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+    return {name: statement for statement in body for name in _defined_names(statement)}
 
 
 def _defined_names(statement: ast.stmt) -> Iterator[str]:

@@ -7,11 +7,6 @@ tries a few changes of the best one that were not kept. The test set is not touc
 are kept in runs/compare/.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/ablation.py
-
 from utils.command import run_command  # isort: split
 
 import argparse
@@ -61,10 +56,8 @@ HEADS = {  # of a table for each of them
 
 
 class Step(NamedTuple):
-    """A step: the table that shows it, the step it is compared with ("" for none), its settings."""
-
-    table: str
-    before: str
+    table: str  # that shows it
+    before: str  # the step it is compared with, "" for none
     settings: dict[str, Any]
 
 
@@ -139,7 +132,6 @@ def draw(study: Study) -> bytes:
 
 
 def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, seeds, epochs, val_size and data_dir."""
     parser = ManyRunsParser(__doc__, SEEDS, NETWORKS)
     parser.add_argument("--epochs", type=int, help="per run (default: 20, or the step's)")
     parser.add_argument(

@@ -7,11 +7,6 @@ The training sets are nested and have the classes' shares of the whole. Finished
 runs/compare/.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/data_size.py
-
 from utils.command import run_command  # isort: split
 
 import argparse
@@ -48,9 +43,7 @@ def means(study: Study, model_type: str, augmented: bool) -> dict[int, float]:
 def images_for(means: dict[int, float], target: float) -> int | None:
     """Return how many images it takes to a mean accuracy, linear between logarithms; None if more.
 
-    Args:
-        means: images -> mean accuracy, in order; the answer is at least their smallest number.
-        target: in percent.
+    Means are images -> mean accuracy, in order; the result is at least their smallest number.
     """
     reached = first_reached([math.log(images) for images in means], list(means.values()), target)
     return None if reached is None else round(math.exp(reached))
@@ -123,7 +116,6 @@ def draw(study: Study) -> bytes:
 
 
 def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, sizes, seeds, steps, lr, val_size and data_dir."""
     parser = ManyRunsParser(__doc__, SEEDS, list(MODELS))
     parser.add_argument(
         "--sizes", nargs="+", type=int, default=SIZES, help="training images (default: 100 to all)"

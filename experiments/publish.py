@@ -13,17 +13,13 @@ With the recipe best come the shipped weights: the first run of each network, an
 python main.py --recipe best --model_type LeNet5 --val_size 10000 --name LeNet5-validation
 """
 
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/publish.py
-
 from utils.command import run_command  # isort: split
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +39,7 @@ from experiments.study import load_study
 from main import RECIPES, Args
 from model import MODELS, TITLES, count_parameters
 from utils.checkpoint import RUNS, has_checkpoint, load_checkpoint, pack_weights
-from utils.files import PLOTS, UserError, write_all
+from utils.files import PLOTS, write_all
 from utils.metrics import format_row
 from utils.settings import Parser
 
@@ -59,23 +55,12 @@ Files = dict[Path, bytes]
 
 
 def with_tables(path: Path, tables: Mapping[str, str]) -> bytes:
-    """Return a README's content with each table between its markers.
-
-    Args:
-        path: of the README.
-        tables: name -> text between <!-- NAME: written by a script --> and <!-- end of NAME -->.
-
-    Raises:
-        UserError: if markers are missing.
-    """
+    """Return a README's content with each table, name -> text, between the markers of that name."""
     text = path.read_text(encoding="utf-8")
     for name, table in tables.items():
-        first, last = f"<!-- {name}: written by a script -->", f"<!-- end of {name} -->"
-        before, begin, rest = text.partition(first)
-        _, end, after = rest.partition(last)
-        if not (begin and end):
-            raise UserError(f"{path}: the lines {first} and {last} are missing; put them back")
-        text = f"{before}{begin}\n{table}\n{end}{after}"
+        before, begin, rest = text.partition(f"<!-- {name}: written by a script -->\n")
+        _, end, after = rest.partition(f"\n<!-- end of {name} -->")
+        text = f"{before}{begin}{table}{end}{after}"
     return text.encode()
 
 
@@ -125,20 +110,15 @@ def run_text(run: Mapping[str, Any]) -> str:
 
 def pictures_table(pictures: Mapping[str, list]) -> str:
     """Return how many pictures are read, from what tests/pictures.py measured."""
+    kinds = [(kind, *counts) for kind, *counts in pictures["real"]]
+    kinds += [(f"simulated: {kind}", *counts, None) for kind, *counts in pictures["simulated"]]
     rows = []
-    for kind, count, correct, baseline in pictures["real"]:
-        rows.append(
-            [kind, f"{count:,}", format_share(correct, count), f"{100 * baseline / count:.1f}"]
-        )
-    for kind, count, correct in pictures["simulated"]:
-        rows.append([f"simulated: {kind}", f"{count:,}", format_share(correct, count), ""])
+    for kind, count, correct, baseline in kinds:
+        interval = format_interval(proportion_interval(correct, count), 1)
+        share = f"{100 * correct / count:.1f} {interval}"
+        baseline_share = "" if baseline is None else f"{100 * baseline / count:.1f}"
+        rows.append([kind, f"{count:,}", share, baseline_share])
     return markdown(["pictures", "number", "all digits right, %", "baseline, %"], rows)
-
-
-def format_share(hits: int, count: int) -> str:
-    """Return a share in percent with its 95 % confidence interval (Wilson)."""
-    interval = format_interval(proportion_interval(hits, count), 1)
-    return f"{100 * hits / count:.1f} {interval}"
 
 
 def table_files() -> Files:

@@ -21,17 +21,11 @@ Key = tuple[Any, ...]
 
 @dataclass
 class Study:
-    """The results of a study.
+    """The results of a study."""
 
-    Attributes:
-        setup: how they were made.
-        axes: what the parts of a key are, such as model_type and step.
-        accuracies: key -> accuracy of each run in percent, in order of seed, float [R].
-    """
-
-    setup: dict[str, Any]
-    axes: tuple[str, ...]
-    accuracies: dict[Key, np.ndarray]
+    setup: dict[str, Any]  # how they were made
+    axes: tuple[str, ...]  # what the parts of a key are, such as model_type and step
+    accuracies: dict[Key, np.ndarray]  # each run's, in percent, in order of seed, float [R]
 
     def values(self, axis: str) -> list[Any]:
         """Return the values along an axis, in order of appearance."""
@@ -74,7 +68,7 @@ def train_runs(
         run: main.run(), or what is called like it.
         plan: key -> settings of its runs, in order of seed.
         splits: the images to train on and to evaluate on, as loaded.
-        cluster: address of a Dask scheduler, whose workers train in place of processes here.
+        cluster: see train_all().
 
     Raises:
         UserError: if runs fail.

@@ -245,7 +245,7 @@ def compared(small, cli, monkeypatch, no_processes):
         (publish.PAGE, ("recipes", "tiny")),
         (publish.README, ("results", "costs", "run", "pictures")),
     ):
-        tables = [f"<!-- {n}: written by a script -->\n<!-- end of {n} -->\n" for n in names]
+        tables = [f"<!-- {n}: written by a script -->\n\n<!-- end of {n} -->\n" for n in names]
         path.write_text(f"Before\n{''.join(tables)}After\n")
     code, _, err = cli(compare, "--recipe", "tiny", "--first_seed", 3, "--seeds", 2)
     assert code == 0, err

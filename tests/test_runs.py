@@ -71,11 +71,3 @@ def test_ctrl_c_ends_all_processes_with_one_line(workplace):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err, err
     assert err.strip().splitlines()[-1] == "interrupted"
-
-
-def test_a_study_runs_as_a_file_too(tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "experiments/ablation.py", "--wrong"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "--wrong" in done.stderr
