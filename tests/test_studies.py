@@ -50,18 +50,6 @@ def test_the_steps_lead_from_the_baseline_to_the_best_recipe_and_on_to_record():
     assert steps[kept].settings == main.RECIPES["record"]
 
 
-def test_gains_are_paired_by_seed(monkeypatch):
-    monkeypatch.setattr(ablation, "STEPS", {"baseline": {}, "schedule": {"schedule": "onecycle"}})
-    accuracies = {("LeNet5", "baseline"): np.array([97.0, 98.0]),
-                  ("LeNet5", "schedule"): np.array([97.5, 98.7])}  # fmt: skip
-    study = Study({}, ("model_type", "step"), accuracies)
-    assert ablation.gain(study, "LeNet5", "baseline") is None
-    gain = ablation.gain(study, "LeNet5", "schedule")
-    assert gain.mean == pytest.approx(0.6)
-    # t with 1 degree of freedom is 12.706, the standard error 0.1.
-    assert gain.interval == pytest.approx((0.6 - 1.2706, 0.6 + 1.2706), abs=1e-3)
-
-
 def test_a_short_ablation_touches_no_test_image_and_is_kept(
     workplace, cli, monkeypatch, no_processes
 ):
@@ -192,14 +180,22 @@ def test_a_short_study_takes_finished_runs_as_they_were_tested(
     assert moved.tolist() != unchanged.tolist()
 
 
+# --- Wrong flags, of compare.py too -----------------------------------------------------------
+
+
 @pytest.mark.parametrize("module, flags, tells", [
+    (compare, ("--seeds", 0), "--seeds 0"),
+    (compare, ("--at_once", 0), "--at_once 0"),
+    (compare, ("--models", "VGG"), "LeNet5, LeNet5_regularization, CustomMLP"),
+    (compare, ("--lr", -1), "--lr -1"),
+    (compare, ("--recipe", "secret"), "baseline, best, record, fast"),
+    (compare, ("--seed", 3), "--seed"),
+    (compare, ("--runs", "one", "--lr", 0.1), "--lr"),
     (ablation, ("--val_size", 0), "--val_size 0"),
     (ablation, ("--val_size", 5000), "--val_size 5000"),
-    (ablation, ("--models", "VGG"), "VGG"),
     (data_size, ("--sizes", 301, "--steps", 5), "--sizes 301"),
     (data_size, ("--sizes", 0), "--sizes 0"),
     (data_size, ("--sizes", 300, "--steps", 4), "--steps 4"),
-    (data_size, ("--sizes", 300, "--lr", 0), "--lr 0"),
     (robustness, ("--epochs", 0), "--epochs 0"),
 ])  # fmt: skip
 def test_wrong_flags_are_refused_at_once(small, cli, module, flags, tells):
