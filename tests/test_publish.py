@@ -16,13 +16,11 @@ import main
 from compare import hard_images
 from comparison.results import load_comparison, network_differences, recipe_difference
 from comparison.tables import comparison_tables
-from experiments import ablation, data_size, publish, robustness
+from experiments import data_size, publish, robustness
 from experiments.study import load_study
 from model import MODELS, TITLES
 from utils.checkpoint import RUNS, load_checkpoint, load_weights
 
-SEEDS = {"baseline": range(10), "best": range(10, 20), "record": range(30, 40),
-         "fast": range(10, 20)}  # fmt: skip
 SHOWN = ("baseline", "best", "record")  # of all networks
 
 
@@ -45,45 +43,9 @@ def test_published_tables_are_those_of_the_published_results(monkeypatch):
         assert path.read_bytes() == content, path
 
 
-@pytest.mark.parametrize("recipe", SEEDS)
-def test_published_comparisons_are_full_ones(recipe):
-    setup = load_comparison(ROOT / f"plots/results/{recipe}.json").setup
-    expected = vars(main.Args()) | main.RECIPES[recipe]
-    assert setup["shipped"] and setup["settings"].items() <= expected.items()
-    networks = results(recipe)
-    assert list(networks) == ([expected["model_type"]] if recipe == "fast" else list(MODELS))
-    for runs in networks.values():
-        assert runs.seeds == list(SEEDS[recipe])
-        assert runs.curves("test_accuracy").shape == (10, expected["epochs"])
-        assert 100 * runs.correct_shares.mean() == pytest.approx(runs.accuracies.mean(), abs=0.011)
-        # On another processor a single image may fall to the other side.
-        hits = [sum(run.hits) / 100 for run in runs.runs]
-        assert hits == pytest.approx(runs.accuracies, abs=0.021)
-
-
-def test_published_studies_are_full_ones():
-    steps, sizes, perturbed = study("ablation"), study("data_size"), study("robustness")
-    models, perturbations = list(MODELS), robustness.PERTURBATIONS
-    assert list(steps.accuracies) == [
-        (m, s) for m in ablation.NETWORKS for s in ablation.all_steps()
-    ]
-    assert list(sizes.accuracies) == [
-        (m, augmented, n) for m in models for augmented in (False, True) for n in data_size.SIZES
-    ]
-    assert set(perturbed.accuracies) == {
-        (recipe, m, name, strength) for recipe in robustness.FIRST_SEEDS for m in models
-        for name, about in perturbations.items() for strength in about.strengths
-    }  # fmt: skip
-    for whole, count in ((steps, 5), (sizes, 5), (perturbed, 10)):
-        assert whole.setup["shipped"] and whole.setup["seeds"] == count
-        assert {len(accuracies) for accuracies in whole.accuracies.values()} == {count}
-    assert (steps.setup["val_size"], steps.setup["epochs"]) == (ablation.VAL_SIZE, None)
-    assert [sizes.setup[name] for name in ("steps", "lr", "val_size")] == [2000, 0.05, 0]
-    for recipe in robustness.FIRST_SEEDS:
-        for model_type, runs in results(recipe).items():
-            for name, about in perturbations.items():
-                mean = perturbed.summary(recipe, model_type, name, about.neutral).mean
-                assert mean == pytest.approx(runs.accuracies.mean(), abs=0.02)
+@pytest.mark.parametrize("name", [*main.RECIPES, *publish.STUDIES])
+def test_published_results_are_full_ones(name):
+    assert publish.is_full(name, ROOT / f"plots/results/{name}.json")
 
 
 # --- Findings, which are written by hand ------------------------------------------------------
