@@ -5,6 +5,7 @@ out for itself what decides the run's identity; a worker that differs from the c
 """
 
 import asyncio
+import functools
 import logging
 import pickle
 import uuid
@@ -64,9 +65,10 @@ def describe_identity(run: Run, args: Any, data: Sequence[str]) -> str:
     )
 
 
-def image_digests(args: Any) -> list[str]:
-    """Return the digests of the images to train on and to evaluate on."""
-    return [digest(split) for split in load_splits(args.data_dir, args.val_size)]
+@functools.cache
+def image_digests(token: Path, data_dir: str, val_size: int) -> list[str]:
+    """Return the digests of both splits, read once per token: once per command."""
+    return [digest(split) for split in load_splits(data_dir, val_size)]
 
 
 def find_refusal(job: Job) -> str:
@@ -74,7 +76,8 @@ def find_refusal(job: Job) -> str:
     if not job.token.exists():
         return f"{RUNS.resolve()} is not the client's; all machines must see the same"
     try:
-        identity = describe_identity(job.run, job.args, image_digests(job.args))
+        data = image_digests(job.token, job.args.data_dir, job.args.val_size)
+        identity = describe_identity(job.run, job.args, data)
     except UserError as error:
         return str(error)
     return "" if identity == job.identity else f"has {identity}; the client has {job.identity}"
@@ -144,7 +147,8 @@ def train(address: str, run: Run, jobs: Mapping[Path, Any], bar: tqdm) -> Traini
     client = _open_client(address)
     try:
         atomic_write(token, b"")
-        data = image_digests(next(iter(jobs.values())))
+        args = next(iter(jobs.values()))
+        data = image_digests(token, args.data_dir, args.val_size)
         planned = [
             Job(run, args, folder, describe_identity(run, args, data), token)
             for folder, args in jobs.items()

@@ -247,7 +247,8 @@ def test_other_images_runs_or_threads_are_refused(small, monkeypatch, real, tmp_
         return cluster._sent_by_value()(pickle.dumps(job), dask_worker=worker)
 
     args, token = Args("CustomMLP", device="cpu"), Path("runs/token")
-    identity = cluster.describe_identity(main.run, args, cluster.image_digests(args))
+    data = cluster.image_digests(token, "data", 0)
+    identity = cluster.describe_identity(main.run, args, data)
     job = cluster.Job(main.run, args, Path("runs/one"), identity, token)
     assert "all machines must see the same" in refusal()
     token.parent.mkdir()
@@ -255,6 +256,7 @@ def test_other_images_runs_or_threads_are_refused(small, monkeypatch, real, tmp_
     assert refusal() == "" and "--nthreads 1" in refusal(threads=2)
     Path("data").unlink()
     write_archives(Path("data"), real, 200, 100)
+    cluster.image_digests.cache_clear()
     assert "images" in refusal()
 
 
