@@ -47,7 +47,7 @@ def plan_runs(flags: argparse.Namespace) -> list[Args]:
     return [
         Args(model_type=model_type, seed=seed, **given)
         for seed in range(flags.first_seed, flags.first_seed + flags.seeds)
-        for model_type in dict.fromkeys(models)
+        for model_type in models
     ]
 
 

@@ -129,13 +129,7 @@ def _sent_by_value() -> Callable:
 
 
 def train(address: str, run: Run, jobs: Mapping[Path, Any], bar: tqdm) -> Training:
-    """Train runs on the workers of a scheduler; yield each as it ends.
-
-    Args:
-        address: of the scheduler, such as tcp://HOST:8786.
-        run: trains one.
-        jobs: folder -> settings of each run.
-        bar: shows the number of workers.
+    """Train runs, folder -> settings, on the workers of a scheduler; the bar counts them.
 
     Raises:
         UserError: if there is no scheduler or no worker, a worker is refused before anything
@@ -195,26 +189,22 @@ def _count_workers(client: Client, address: str) -> int:
 
 def _check_workers(client: Client, address: str, pickled: bytes) -> None:
     """Raise UserError if a worker can't train a job."""
-    refusals = _ask_workers(client, pickled)
-    if refusals:  # they may have read the code before it was changed
-        with suppress(ValueError, TimeoutError):  # those without a nanny stay as they are
-            client.restart_workers(list(refusals), timeout=WAIT)
-        refusals = _ask_workers(client, pickled)
-    for refusal in refusals.values():
-        raise UserError(
-            f"--cluster {address}: {len(refusals)} of {len(client.nthreads())} workers refused: "
-            f"{refusal}"
-        )
-
-
-def _ask_workers(client: Client, pickled: bytes) -> dict[str, Any]:
-    """Return the workers that can't train a job: address -> why."""
-    answers = client.run(_sent_by_value(), pickled, on_error="return")
-    return {
-        worker: answer
-        for worker, answer in answers.items()
-        if answer and not isinstance(answer, OSError)  # it died meanwhile
-    }
+    for attempt in range(2):
+        answers = client.run(_sent_by_value(), pickled, on_error="return")
+        refusals = {
+            worker: answer
+            for worker, answer in answers.items()
+            if answer and not isinstance(answer, OSError)  # it died meanwhile
+        }
+        if not refusals:
+            return
+        if attempt == 0:  # they may have read the code before it was changed
+            with suppress(ValueError, TimeoutError):  # those without a nanny stay as they are
+                client.restart_workers(list(refusals), timeout=WAIT)
+    raise UserError(
+        f"--cluster {address}: {len(refusals)} of {len(answers)} workers refused: "
+        f"{next(iter(refusals.values()))}"
+    )
 
 
 def _train(client: Client, address: str, jobs: Sequence[Job], bar: tqdm) -> Training:

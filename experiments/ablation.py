@@ -9,7 +9,6 @@ are kept in runs/compare/.
 
 from utils.command import run_command  # isort: split
 
-import argparse
 from typing import Any, NamedTuple
 
 from comparison.results import describe_setup
@@ -131,7 +130,8 @@ def draw(study: Study) -> bytes:
 # --- The command ------------------------------------------------------------------------------
 
 
-def parse_flags() -> argparse.Namespace:
+def main() -> None:
+    """Train what is missing, then report the ablation."""
     parser = ManyRunsParser(__doc__, SEEDS, NETWORKS)
     parser.add_argument("--epochs", type=int, help="per run (default: 20, or the step's)")
     parser.add_argument(
@@ -140,12 +140,6 @@ def parse_flags() -> argparse.Namespace:
     flags = parser.parse_args()
     if flags.val_size < 1:
         parser.error(f"--val_size {flags.val_size}: must be at least 1")
-    return flags
-
-
-def main() -> None:
-    """Train what is missing, then report the ablation."""
-    flags = parse_flags()
     shared: dict[str, Any] = {"val_size": flags.val_size, "data_dir": flags.data_dir}
     steps = all_steps()
     if flags.epochs is not None:
@@ -156,7 +150,7 @@ def main() -> None:
             Args(model_type=model_type, seed=seed, **(step.settings | shared))
             for seed in range(flags.seeds)
         ]
-        for model_type in dict.fromkeys(flags.models)
+        for model_type in flags.models
         for name, step in steps.items()
     }
     splits = load_splits(flags.data_dir, flags.val_size)

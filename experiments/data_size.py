@@ -9,7 +9,6 @@ runs/compare/.
 
 from utils.command import run_command  # isort: split
 
-import argparse
 import math
 
 from comparison.results import describe_setup
@@ -115,7 +114,8 @@ def draw(study: Study) -> bytes:
 # --- The command ------------------------------------------------------------------------------
 
 
-def parse_flags() -> argparse.Namespace:
+def main() -> None:
+    """Train what is missing, then report the study."""
     parser = ManyRunsParser(__doc__, SEEDS, list(MODELS))
     parser.add_argument(
         "--sizes", nargs="+", type=int, default=SIZES, help="training images (default: 100 to all)"
@@ -124,20 +124,12 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=LR, help=f"largest (default: {LR})")
     parser.add_argument("--val_size", type=int, default=0, help="as in main.py (default: 0)")
     flags = parser.parse_args()
-    if min(flags.sizes) < 1:
-        parser.error(f"--sizes {min(flags.sizes)}: must be at least 1")
     if flags.steps * Args.batch_size < max(flags.sizes):
         parser.error(f"--steps {flags.steps}: too few to see {max(flags.sizes):,} images once")
-    return flags
-
-
-def main() -> None:
-    """Train what is missing, then report the study."""
-    flags = parse_flags()
     plan: dict[tuple[str, bool, int], list[SubsetArgs]] = {}
     shared = {"epochs": 1, "schedule": "onecycle", "lr": flags.lr, "steps": flags.steps}
     shared |= {"data_dir": flags.data_dir, "val_size": flags.val_size}
-    for model_type in dict.fromkeys(flags.models):
+    for model_type in flags.models:
         for augmented in (False, True):
             settings = shared | (AUGMENTED if augmented else {})
             for size in sorted(set(flags.sizes)):

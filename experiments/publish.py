@@ -25,6 +25,7 @@ import numpy as np
 
 from comparison.identity import group_folder, run_folder
 from comparison.results import Comparison, load_comparison, recipe_difference, to_json
+from comparison.runs import is_finished
 from comparison.stats import describe, format_interval, format_mean, proportion_interval
 from comparison.tables import (
     DIFFERENCE_HEADS,
@@ -38,7 +39,7 @@ from experiments import ablation, data_size, robustness
 from experiments.study import load_study
 from main import RECIPES, Args
 from model import MODELS, TITLES, count_parameters
-from utils.checkpoint import RUNS, has_checkpoint, load_checkpoint, pack_weights
+from utils.checkpoint import RUNS, load_checkpoint, pack_weights
 from utils.files import PLOTS, write_all
 from utils.metrics import format_row
 from utils.settings import Parser
@@ -145,11 +146,9 @@ def is_full(name: str, path: Path) -> bool:
         setup = load_study(path).setup
         return setup["shipped"] and setup["seeds"] >= STUDIES[name].SEEDS
     comparison = load_comparison(path)
-    recipe_model = RECIPES[name].get("model_type")
-    models = [recipe_model] if recipe_model else list(MODELS)
+    models = [RECIPES[name]["model_type"]] if "model_type" in RECIPES[name] else list(MODELS)
     fewest = min(len(runs.seeds) for runs in comparison.networks.values())
-    all_there = list(comparison.networks) == models and fewest >= SEEDS
-    return comparison.setup["shipped"] and all_there
+    return comparison.setup["shipped"] and list(comparison.networks) == models and fewest >= SEEDS
 
 
 def find_results() -> dict[str, Path]:
@@ -174,9 +173,11 @@ def run_files(folder: Path) -> Files:
     """Return the history and the plots of a run with the defaults, if it is one and finished."""
     from utils.plots import plot_run  # here, as matplotlib takes a while
 
-    checkpoint = load_checkpoint(folder) if has_checkpoint(folder) else {}
-    history = checkpoint.get("history", [])
-    if len(history) < Args.epochs or checkpoint["settings"] != dataclasses.asdict(Args()):
+    if not is_finished(Args(), folder):
+        return {}
+    checkpoint = load_checkpoint(folder)
+    history = checkpoint["history"]
+    if checkpoint["settings"] != dataclasses.asdict(Args()):
         return {}
     files = {RESULTS / "run.json": to_json({"history": history})}
     for metric in ("loss", "accuracy"):
@@ -198,11 +199,7 @@ def weight_files(path: Path) -> Files:
 
 
 def temperature_of(model_type: str) -> float:
-    """Return a network's temperature, fitted on the validation images of a run made for that.
-
-    Raises:
-        UserError: if there is no such run.
-    """
+    """Return a network's temperature, fitted on the validation images of a run made for that."""
     from reading.classifier import classify, fit_temperature, load_classifier
 
     name = f"{model_type}-validation"

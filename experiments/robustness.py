@@ -190,7 +190,7 @@ def main() -> None:
             for seed in range(first, first + flags.seeds)
         ]
         for recipe, first in FIRST_SEEDS.items()
-        for model_type in dict.fromkeys(flags.models)
+        for model_type in flags.models
     }
     splits = load_splits(flags.data_dir, 0)
     trained = train_runs(run, plan, splits, flags.cluster)

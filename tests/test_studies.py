@@ -194,7 +194,7 @@ def test_a_short_study_takes_finished_runs_as_they_were_tested(
     (ablation, ("--val_size", 0), "--val_size 0"),
     (ablation, ("--val_size", 5000), "--val_size 5000"),
     (data_size, ("--sizes", 301, "--steps", 5), "--sizes 301"),
-    (data_size, ("--sizes", 0), "--sizes 0"),
+    (data_size, ("--sizes", 0), "--images 0"),
     (data_size, ("--sizes", 300, "--steps", 4), "--steps 4"),
     (robustness, ("--epochs", 0), "--epochs 0"),
 ])  # fmt: skip
