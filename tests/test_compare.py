@@ -112,7 +112,7 @@ def test_finished_runs_are_kept_and_a_plot_costs_no_result(finished, cli, monkey
 
 
 def test_other_labels_in_the_same_folder_are_other_runs(
-    compared, tmp_path, monkeypatch, cli, no_processes
+    compared, tmp_path, monkeypatch, cli, no_processes, no_pictures
 ):
     shutil.copytree(compared, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
@@ -122,7 +122,9 @@ def test_other_labels_in_the_same_folder_are_other_runs(
     assert code == 0 and "0 of 1 runs are finished" in out and "| 1 (seed 0) |" in out
 
 
-def test_a_failed_run_is_reported_and_the_others_are_compared(small, cli, no_processes):
+def test_a_failed_run_is_reported_and_the_others_are_compared(
+    small, cli, no_processes, no_pictures
+):
     args = main.Args(model_type="CustomMLP", seed=1, epochs=1)
     data = [dataset.digest(split) for split in dataset.load_splits("data", 0)]
     folder = run_folder(args, group_folder(args, data))

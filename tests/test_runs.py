@@ -42,7 +42,7 @@ def test_a_killed_worker_ends_its_runs_and_nothing_else(tmp_path, capfd):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_killed_comparison_leaves_no_worker_and_trains_only_what_is_missing(
-    workplace, cli, no_processes
+    small, cli, no_processes, no_pictures
 ):
     flags = ("--models", "CustomMLP", "--seeds", "2", "--epochs", "2", "--at_once", "1")
     words = [sys.executable, str(ROOT / "compare.py"), *flags]
@@ -60,7 +60,7 @@ def test_a_killed_comparison_leaves_no_worker_and_trains_only_what_is_missing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_ctrl_c_ends_all_processes_with_one_line(workplace):
+def test_ctrl_c_ends_all_processes_with_one_line(small):
     flags = ("--models", "CustomMLP", "--seeds", "200", "--epochs", "1", "--at_once", "1")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     words = [sys.executable, str(ROOT / "compare.py"), *flags]

