@@ -40,19 +40,13 @@ POLL = 1.0  # seconds between two looks at who works
 
 @dataclass(frozen=True)
 class Job:
-    """A run as a worker gets it.
-
-    Attributes:
-        run, args, folder: what trains it, its settings, its folder.
-        identity: what the client's describe_identity() says of it.
-        token: a file in the client's runs/, by which a worker knows that it sees the same.
-    """
+    """A run as a worker gets it."""
 
     run: Run
     args: Any
     folder: Path
-    identity: str
-    token: Path
+    identity: str  # what the client's describe_identity() says of it
+    token: Path  # a file in the client's runs/, by which a worker knows that it sees the same
 
 
 def describe_identity(run: Run, args: Any, data: Sequence[str]) -> str:

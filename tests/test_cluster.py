@@ -11,8 +11,8 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,24 +51,19 @@ def run(args, folder, verbose=True):
 """
 
 
-def wait_for(condition, limit=60):
-    """Return the first true value of a condition."""
-    end = time.monotonic() + limit
-    while not (value := condition()):
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
-    return value
 
 
-def checkout(folder, replaced=()):
-    """Make a folder in which the code is ours, but for some files."""
+def checkout(folder):
+    """Make a folder with our code."""
     folder.mkdir()
     for path in ROOT.iterdir():
         if path.name in ("comparison", "experiments", "reading", "utils") or path.suffix == ".py":
             (folder / path.name).symlink_to(path)
-    for name, content in replaced:
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).write_text(content)
     return folder
 
 
@@ -87,25 +82,21 @@ class Machines:
         self.address = json.loads(file.read_text())["address"]
         self.client = Client(self.address, set_as_default=False)
 
-    def start(self, line, *flags, home=None, cores=None):
-        def limit_cores():
-            if cores and hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-
+    def start(self, line, *flags, home=None):
         words = [sys.executable, "-m", *line.split(), "--no-dashboard", *map(str, flags)]
         environment = os.environ | {"PYTHONPATH": str(self.folder / "modules")}
         with open(self.folder / f"log{len(self.processes)}", "w") as log:
             process = subprocess.Popen(
                 words, cwd=home or self.home, env=environment, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=limit_cores,
+                start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
         return process
 
-    def start_worker(self, home=None, cores=1):
+    def start_workers(self, count, home=None):
         line = WORKER.replace("tcp://HOST:8786", self.address)
-        scratch = ("--local-directory", self.folder / "scratch")
-        return self.start(line, *scratch, home=home, cores=cores)
+        flags = ("--local-directory", self.folder / "scratch", "--nworkers", count)
+        return self.start(line, *flags, home=home)
 
     def workers(self):
         return self.client.nthreads()
@@ -134,7 +125,7 @@ def machines(tmp_path_factory, small_data):
 @pytest.fixture(scope="module")
 def two_workers(machines):
     """The same with two workers."""
-    machines.start_worker(cores=2)
+    machines.start_workers(2)
     wait_for(lambda: len(machines.workers()) == 2)
     return machines
 
@@ -160,23 +151,12 @@ def at_gate():
 
 @contextmanager
 def meanwhile(action):
-    """Run an action in a thread beside the block."""
-    errors = []
-
-    def call():
-        try:
-            action()
-        except BaseException as error:
-            errors.append(error)
-            Path("gate").touch()
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    try:
+    """Run an action in a thread beside the block; if it fails, the gate opens."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(action)
+        future.add_done_callback(lambda _: future.exception() and Path("gate").touch())
         yield
-    finally:
-        thread.join()
-    assert not errors, errors
+        future.result()
 
 
 def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
@@ -197,7 +177,7 @@ def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, 
     def change_workers():
         wait_for(lambda: len(at_gate()) == 2)
         before = machines.workers()
-        refused = machines.start_worker(machines.folder / "modules")
+        refused = machines.start_workers(1, machines.folder / "modules")
         os.kill(next(iter(machines.client.run(os.getpid).values())), signal.SIGKILL)
         wait_for(lambda: refused.poll() is not None)
         assert "modules: not a checkout" in machines.log_of(refused)
@@ -221,11 +201,13 @@ def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, 
 
 def test_a_worker_with_other_code_is_refused_until_it_is_corrected(two_workers, home, cli):
     machines, ours = two_workers, (ROOT / "model.py").read_text()
-    changed = checkout(machines.folder / "changed", [("model.py", ours.replace("relu", "tanh"))])
+    changed = checkout(machines.folder / "changed")
+    (changed / "model.py").unlink()
+    (changed / "model.py").write_text(ours.replace("relu", "tanh"))
     (changed / "runs").symlink_to(home / "runs")
     (changed / "data").symlink_to(home / "data")
     before = len(machines.workers())
-    process = machines.start_worker(changed)
+    process = machines.start_workers(1, changed)
     wait_for(lambda: len(machines.workers()) == before + 1)
     flags = (*FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
     code, _, err = cli(compare, *flags)
