@@ -14,10 +14,15 @@ import compare
 import dataset
 import main
 from compare import hard_images
-from comparison.results import load_comparison, network_differences, recipe_difference
+from comparison.results import (
+    load_comparison,
+    network_differences,
+    pack_comparison,
+    recipe_difference,
+)
 from comparison.tables import comparison_tables
 from experiments import data_size, publish, robustness
-from experiments.study import load_study
+from experiments.study import load_study, pack_study
 from model import MODELS, TITLES
 from utils.checkpoint import RUNS, load_checkpoint, load_weights
 
@@ -25,8 +30,8 @@ SHOWN = ("baseline", "best", "record")  # of all networks
 
 
 def results(name):
-    """The networks of a recipe's published comparison."""
-    return load_comparison(ROOT / f"plots/results/{name}.json").networks
+    """A recipe's published comparison."""
+    return load_comparison(ROOT / f"plots/results/{name}.json")
 
 
 def study(name):
@@ -44,8 +49,11 @@ def test_published_tables_are_those_of_the_published_results(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*main.RECIPES, *publish.STUDIES])
-def test_published_results_are_full_ones(name):
-    assert publish.is_full(name, ROOT / f"plots/results/{name}.json")
+def test_published_results_are_full_and_come_back_from_json_as_they_were(name):
+    path = ROOT / f"plots/results/{name}.json"
+    assert publish.is_full(name, path)
+    packed = pack_comparison(results(name)) if name in main.RECIPES else pack_study(study(name))
+    assert packed == path.read_bytes()
 
 
 # --- Findings, which are written by hand ------------------------------------------------------
@@ -68,7 +76,7 @@ def gains(pairs):
 
 def brought(recipe, other):
     """Return the same of a recipe, over another, for each network."""
-    new, old = results(recipe), results(other)
+    new, old = results(recipe).networks, results(other).networks
     return gains(recipe_difference(new[name], old[name]) for name in MODELS if name in new)
 
 
@@ -76,7 +84,7 @@ PAGES = ("README.md", "plots/results/README.md")
 
 
 def test_findings_on_networks_are_those_of_the_json():
-    better = {recipe: network_differences(results(recipe)) for recipe in SHOWN}
+    better = {recipe: network_differences(results(recipe).networks) for recipe in SHOWN}
     points, significant = gains(better[recipe]["LeNet5", "CustomMLP"] for recipe in SHOWN)
     assert all(significant) and points == numbers(
         "README.md", "LeNet-5 is better than CustomMLP by # points with `baseline`, by # with "
@@ -106,7 +114,9 @@ def test_findings_on_recipes_are_those_of_the_json(page):
 
 
 def test_findings_on_images_and_seconds_are_those_of_the_json():
-    counts = [[str(len(p)) for p in hard_images(results(recipe)).values()] for recipe in SHOWN]
+    counts = [
+        [str(len(p)) for p in hard_images(results(recipe).networks).values()] for recipe in SHOWN
+    ]
     everywhere, alone = zip(*counts, strict=True)
     assert [*everywhere, *alone] == numbers(
         PAGES[0], "all runs of all networks misclassify # with `baseline`, # with `best` and # "
@@ -117,7 +127,7 @@ def test_findings_on_images_and_seconds_are_those_of_the_json():
         "misclassify # images; all runs of CustomMLP, but none of LeNet-5, another #.",
     )
     assert counts[:2] == [numbers(PAGES[1], sentence) for sentence in sentences]
-    seconds = results("fast")["LeNet5_regularization"].curves("seconds").sum(axis=1)
+    seconds = results("fast").networks["LeNet5_regularization"].curves("seconds").sum(axis=1)
     expected = [f"{value:.1f}" for value in (np.median(seconds), seconds.min(), seconds.max())]
     median, runs, low, high = numbers(PAGES[1], "takes # seconds (median of #; # to #)")
     assert ([median, low, high], runs) == (expected, "10")

@@ -3,7 +3,6 @@
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,22 +10,9 @@ import compare
 import dataset
 import main
 from experiments import ablation, data_size, robustness
-from experiments.study import Study, load_study, pack_study
+from experiments.study import load_study
 from experiments.subset import SubsetArgs, nested_order, run_on_subset
 from utils.checkpoint import RUNS, load_checkpoint
-
-
-def test_json_there_and_back_has_a_line_per_key(tmp_path):
-    accuracies = {("LeNet5", 0.5): np.array([98.0, 99.0]), ("LeNet5", 1.0): np.array([97.0, 99.5])}
-    study = Study({"seeds": 2, "steps": {"a": {"lr": 1}}}, ("model_type", "strength"), accuracies)
-    path = tmp_path / "study.json"
-    path.write_bytes(pack_study(study))
-    after = load_study(path)
-    assert pack_study(after) == path.read_bytes() and after.setup == study.setup
-    assert after.accuracies.keys() == accuracies.keys()
-    assert after.summary("LeNet5", 0.5).mean == 98.5 and after.values("strength") == [0.5, 1.0]
-    assert sum('"accuracies"' in line for line in path.read_text().splitlines()) == 2
-
 
 # --- Ablation ---------------------------------------------------------------------------------
 

@@ -1,7 +1,5 @@
 """comparison/results.py and comparison/tables.py: what follows from runs, JSON there and back."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,9 +7,7 @@ from comparison.results import (
     Comparison,
     NetworkRuns,
     Run,
-    load_comparison,
     network_differences,
-    pack_comparison,
     recipe_difference,
 )
 from comparison.stats import t_interval
@@ -69,20 +65,6 @@ def test_recipes_are_compared_without_pairs():
     few_images = network([99.0, 99.2], [0, 0, 0, 1], 10)
     assert recipe_difference(few_images, old).verdict == "not significant"
     assert recipe_difference(network([99.0], [0] * 4), old).verdict == "unknown (one run)"
-
-
-def test_json_there_and_back_has_a_line_per_run(tmp_path):
-    before = comparison(LeNet5=network([97.0, 99.0], [0, 1, 0, 2]),
-                        CustomMLP=network([96.0, 95.0], [2, 2, 0, 0]))  # fmt: skip
-    path = tmp_path / "results.json"
-    path.write_bytes(pack_comparison(before))
-    after = load_comparison(path)
-    assert pack_comparison(after) == path.read_bytes() and after.setup == before.setup
-    for name, runs in before.networks.items():
-        assert after.networks[name].runs == runs.runs
-        assert after.networks[name].errors.tolist() == runs.errors.tolist()
-    lines = [line for line in path.read_text().splitlines() if '"seed"' in line]
-    assert [json.loads(line.strip(" ,"))["seed"] for line in lines] == [0, 1, 0, 1]
 
 
 def test_tables_hold_what_differs_and_intervals_of_what_can_be():
