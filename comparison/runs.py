@@ -141,7 +141,8 @@ def processes(count: int) -> Iterator[Executor]:
     with ProcessPoolExecutor(count, context, _start_worker) as pool:
         # Ctrl-C reaches all processes; workers inherit that they ignore it, and are ended below.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        pool.submit(int)  # starts them
+        for _ in range(count):
+            pool.submit(int)  # starts one
         signal.signal(signal.SIGINT, handler)
         try:
             yield pool
