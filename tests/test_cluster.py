@@ -83,7 +83,8 @@ class Machines:
         self.client = Client(self.address, set_as_default=False)
 
     def start(self, line, *flags, home=None):
-        words = [sys.executable, "-m", *line.split(), "--no-dashboard", *map(str, flags)]
+        name, *words = line.split()  # of the environment, whether that is active or not
+        words = [Path(sys.executable).with_name(name), *words, "--no-dashboard", *map(str, flags)]
         environment = os.environ | {"PYTHONPATH": str(self.folder / "modules")}
         with open(self.folder / f"log{len(self.processes)}", "w") as log:
             process = subprocess.Popen(
