@@ -47,7 +47,7 @@ def plan_runs(flags: argparse.Namespace) -> list[Args]:
     return [
         Args(model_type=model_type, seed=seed, **given)
         for seed in range(flags.first_seed, flags.first_seed + flags.seeds)
-        for model_type in dict.fromkeys(models)
+        for model_type in models
     ]
 
 
@@ -70,7 +70,7 @@ def hard_images(networks: Mapping[str, NetworkRuns]) -> dict[str, np.ndarray]:
 def draw_plots(
     comparison: Comparison, predictions: Mapping[str, Predictions], test: Split
 ) -> dict[str, bytes]:
-    """Return every plot of a comparison, name -> PNG; test is the test split as loaded."""
+    """Return every plot of a comparison, name -> PNG; test is as loaded."""
     from comparison import plots  # here, as matplotlib takes long to import
 
     settings, networks = comparison.setup["settings"], comparison.networks
@@ -134,14 +134,10 @@ def compare_seeds(flags: argparse.Namespace) -> None:
 
 
 def runs_table(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the settings in which runs differ and the metrics of their last epochs, as Markdown.
-
-    Args:
-        checkpoints: run -> its checkpoint.
-    """
+    """Return in which settings runs differ, and their last metrics, from run -> checkpoint."""
     defaults = dataclasses.asdict(Args())
     settings = {name: defaults | run["settings"] for name, run in checkpoints.items()}
-    last = {name: (run["history"] or [{}])[-1] for name, run in checkpoints.items()}
+    last = {name: run["history"][-1] for name, run in checkpoints.items()}
     columns = []
     for key in defaults:
         values = {name: str(own_settings[key]) for name, own_settings in settings.items()}
@@ -173,35 +169,28 @@ def compare_runs(names: list[str]) -> None:
             )
         checkpoints[folder.name] = load_checkpoint(folder)
     print(runs_table(checkpoints), flush=True)
-    histories = {name: run["history"] for name, run in checkpoints.items() if run["history"]}
-    if histories:
-        from comparison.plots import plot_runs
+    from comparison.plots import plot_runs  # here, as matplotlib takes long to import
 
-        title = "_".join(checkpoints)
-        if len(title) > 100:
-            title = f"{next(iter(checkpoints))}_and_{len(checkpoints) - 1}_others"
-        path = PLOTS / f"runs_{title}.png"
-        atomic_write(path, plot_runs(histories))
-        print(f"\n{path}")
+    path = PLOTS / f"runs_{'_'.join(checkpoints)[:100]}.png"
+    atomic_write(path, plot_runs({name: run["history"] for name, run in checkpoints.items()}))
+    print(f"\n{path}")
 
 
 # --- The command ------------------------------------------------------------------------------
 
 
 def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, seeds, runs, and the settings of all runs."""
+    """Return the flags, among them the settings of all runs that are given."""
     parser = ManyRunsParser(__doc__, seeds=10)
     parser.add_argument("--first_seed", type=int, default=0, help="then 1 more each (default: 0)")
     parser.add_argument(
         "--at_once", type=int, default=cores(), help="runs side by side on a CPU (default: cores)"
     )
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="show these runs of main.py")
-    add_settings(parser, Args, RECIPES, leave_out=("model_type", "seed", "val_size"))
+    add_settings(parser, Args, RECIPES, leave_out=("model_type", "seed", "val_size", "data_dir"))
     flags = parser.parse_args()
     if flags.at_once < 1:
         parser.error(f"--at_once {flags.at_once}: must be at least 1")
-    if flags.cluster and flags.at_once != parser.get_default("at_once"):
-        parser.error("--at_once counts processes on this machine; a cluster has its workers")
     others = [name for name in vars(flags) if vars(flags)[name] != parser.get_default(name)]
     if flags.runs and others != ["runs"]:
         parser.error(f"--runs trains nothing, so --{min(set(others) - {'runs'})} has no meaning")

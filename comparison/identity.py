@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+import main
+from model import MODELS
 from utils.checkpoint import RUNS, find_weights
 from utils.device import select_device
 from utils.distributed import world_size
@@ -43,13 +45,8 @@ OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads")
 def _definitions(module: str) -> dict[str, ast.stmt]:
     """Return a module's top-level statements by the names they define; {} if it is not ours."""
     path = ROOT / f"{module.replace('.', '/')}.py"
-    if not path.is_file():
-        return {}
-    definitions: dict[str, ast.stmt] = {}
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        for name in _defined_names(statement):
-            definitions[name] = statement
-    return definitions
+    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+    return {name: statement for statement in body for name in _defined_names(statement)}
 
 
 def _defined_names(statement: ast.stmt) -> Iterator[str]:
@@ -119,14 +116,14 @@ def _key(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def group_folder(args: Any, data: Sequence[str], code: Sequence[Callable] = ()) -> Path:
+def group_folder(args: Any, data: Sequence[str], run: Callable = main.run) -> Path:
     """Return the folder of the runs that differ from this one in network and seed alone.
 
     Args:
         args: the settings; those that are 0 or False don't count, so that a new one whose default
             changes nothing makes no other run.
         data: digests of the images and labels to train on and to evaluate on.
-        code: functions that decide numbers, beside main.run() and the network.
+        run: the function that trains.
     """
     settings = {
         field.name: getattr(args, field.name)
@@ -137,8 +134,7 @@ def group_folder(args: Any, data: Sequence[str], code: Sequence[Callable] = ()) 
         settings["init"] = hashlib.sha256(find_weights(args.init).read_bytes()).hexdigest()
     identity = {
         "settings": settings,
-        "code": [source_of("main", "run")]
-        + [source_of(function.__module__, function.__name__) for function in code],
+        "code": [source_of(run.__module__, run.__name__)],
         "data": list(data),
         "device": select_device(args.device).type,
         "threads": args.threads,
@@ -150,8 +146,6 @@ def group_folder(args: Any, data: Sequence[str], code: Sequence[Callable] = ()) 
 
 def run_folder(args: Any, group: Path) -> Path:
     """Return the folder of a run within its group: the network, its code's digest, the seed."""
-    from model import MODELS
-
     network = MODELS[args.model_type]
     key = _key(source_of(network.__module__, network.__name__))
     return group / f"{args.model_type}-{key}-seed{args.seed}"

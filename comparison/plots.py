@@ -50,12 +50,9 @@ def plot_comparison(metric: str, networks: Mapping[str, NetworkRuns], trained_on
 
 
 def draw_rows(axis: Axes, rows: Mapping[str, np.ndarray], colours: Sequence[str]) -> None:
-    """Draw accuracies as rows: a dot per run, the mean as a diamond, its interval as a bar.
+    """Draw accuracies from the top: a dot per run, the mean as a diamond, its interval as a bar.
 
-    Args:
-        axis: to draw on, from the top.
-        rows: title -> accuracy of each run in percent, float [R], in order of seed.
-        colours: of the rows.
+    Rows are title -> accuracy of each run in percent, float [R], in order of seed.
     """
     for row, (accuracies, colour) in enumerate(zip(rows.values(), colours, strict=True)):
         summary = describe(accuracies)
@@ -234,11 +231,7 @@ def plot_filters(
 
 
 def plot_runs(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
-    """Draw the curves of single runs: train dashed, test or validation solid, a colour per run.
-
-    Args:
-        histories: run -> a dict per epoch, with the columns of metrics.csv.
-    """
+    """Draw the curves of runs, run -> history: train dashed, others solid, a colour per run."""
     figure, axes = subplots(1, 2, figsize=(10, 5))
     for axis, metric in zip(axes, ("accuracy", "loss"), strict=True):
         for index, (name, history) in enumerate(histories.items()):

@@ -29,34 +29,21 @@ OF_A_RUN = ("model_type", "seed", "data_dir")  # settings that runs of a compari
 
 @dataclass
 class Run:
-    """What is known of a finished run: a line of JSON.
-
-    Attributes:
-        model_type: the network.
-        seed: of the run.
-        hits: correctly classified test images of each class, int [C].
-        calibration_error: in percentage points.
-        curves: column of metrics.csv -> float [E].
-    """
+    """What is known of a finished run: a line of JSON."""
 
     model_type: str
     seed: int
-    hits: list[int]
-    calibration_error: float
-    curves: dict[str, list[float]]
+    hits: list[int]  # correctly classified test images of each class, [C]
+    calibration_error: float  # in percentage points
+    curves: dict[str, list[float]]  # column of metrics.csv -> its values, [E]
 
 
 @dataclass
 class NetworkRuns:
-    """The runs of one network, which differ in the seed alone.
-
-    Attributes:
-        runs: in order of seed.
-        errors: how many of them misclassify each test image, int [N].
-    """
+    """The runs of one network, which differ in the seed alone, in order of seed."""
 
     runs: list[Run]
-    errors: np.ndarray
+    errors: np.ndarray  # how many of them misclassify each test image, int [N]
 
     @property
     def seeds(self) -> list[int]:
@@ -82,25 +69,16 @@ class NetworkRuns:
 
 @dataclass
 class Comparison:
-    """Runs of several networks that have all else in common.
+    """Runs of several networks that have all else in common."""
 
-    Attributes:
-        setup: how they were made: settings, and what describe_setup() returns.
-        test_images: how many of each class, int [C].
-        networks: network -> its runs.
-    """
-
-    setup: dict[str, Any]
-    test_images: np.ndarray
+    setup: dict[str, Any]  # how they were made: settings, and what describe_setup() returns
+    test_images: np.ndarray  # how many of each class, int [C]
     networks: dict[str, NetworkRuns]
 
 
 @dataclass
 class Difference:
-    """A difference of two mean test accuracies, in percentage points.
-
-    It is significant if 0 is in neither of its 95 % confidence intervals.
-    """
+    """A difference of two mean test accuracies, in percentage points, with 95 % intervals."""
 
     mean: float
     over_runs: Interval | None
@@ -108,26 +86,20 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What both intervals say together."""
-        if self.over_runs is None:
+        """Whether it is significant: 0 is in neither interval."""
+        if self.over_runs is None or self.over_images is None:
             return "unknown (one run)"
-        both = stats.excludes_zero(self.over_runs) and stats.excludes_zero(self.over_images)
+        both = all(low > 0 or high < 0 for low, high in (self.over_runs, self.over_images))
         return "significant" if both else "not significant"
 
 
 @dataclass
 class Predictions:
-    """What the runs of one network say of each test image, for the pictures.
+    """What the runs of one network say of each test image, for the pictures."""
 
-    Attributes:
-        classes: the predicted ones, int [R, N].
-        probabilities: of the first run, float32 [N, C].
-        weights: of the first run.
-    """
-
-    classes: np.ndarray
-    probabilities: np.ndarray
-    weights: dict[str, torch.Tensor]
+    classes: np.ndarray  # the predicted ones, int [R, N]
+    probabilities: np.ndarray  # of the first run, float32 [N, C]
+    weights: dict[str, torch.Tensor]  # of the first run
 
 
 # --- From runs to results ---------------------------------------------------------------------
@@ -170,7 +142,7 @@ def evaluate(
 def _evaluate_network(
     model_type: str, folders: Mapping[int, Path], batches: Batches
 ) -> tuple[NetworkRuns, Predictions]:
-    """Return the same of one network, from seed -> folder and the test images."""
+    """Return the same of one network; folders are seed -> folder."""
     labels = batches.labels.cpu().numpy()
     checkpoints = [load_checkpoint(folder) for folder in folders.values()]
     probabilities = [class_probabilities(model_type, c["model"], batches) for c in checkpoints]

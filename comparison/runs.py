@@ -5,15 +5,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from main import Args
 from model import MODELS
 from utils.checkpoint import History, has_checkpoint, load_checkpoint
 from utils.device import select_device
@@ -24,24 +24,17 @@ from utils.settings import Parser
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
 
 Run = Callable[[Any, Path, bool], History]  # main.run(), or what is called like it
-Outcome = tuple[Path, History | Exception]  # a run's folder; its history, or why it failed
-
-
-# --- Flags ------------------------------------------------------------------------------------
+# Yields each run as it ends: its folder; its history, or why it failed.
+Training = Generator[tuple[Path, History | Exception], None, None]
 
 
 class ManyRunsParser(Parser):
-    """The parser of every command that needs many runs, with the flags that they share.
-
-    Args:
-        description: of the command.
-        seeds: the default number of runs.
-        models: the default networks; None if the command chooses them.
-    """
+    """The parser of every command that needs many runs, with the flags that they share."""
 
     def __init__(
         self, description: str | None, seeds: int, models: list[str] | None = None
     ) -> None:
+        """Take the default seeds and networks; None if the command chooses the networks."""
         super().__init__(description=description)
         default = " ".join(models) if models else "the recipe's, or all"
         self.add_argument(
@@ -51,20 +44,14 @@ class ManyRunsParser(Parser):
         self.add_argument(
             "--seeds", type=int, default=seeds, help=f"runs of each (default: {seeds})"
         )
+        self.add_argument("--data_dir", default=Args.data_dir, help="of the images")
         self.add_argument(
             "--cluster", metavar="tcp://HOST:8786", default="",
             help="train on the workers of this Dask scheduler (default: on this machine)",
         )  # fmt: skip
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
-        """Return the flags.
-
-        Raises:
-            UserError: for wrong flags, and under torchrun, as the command starts its own processes.
-        """
         flags = super().parse_args(*args, **options)
-        if torch.distributed.is_torchelastic_launched():
-            self.error("start it without torchrun, as it uses all cores by itself")
         if flags.seeds < 1:
             self.error(f"--seeds {flags.seeds}: must be at least 1")
         return flags
@@ -96,38 +83,8 @@ def finish_run(run: Run, args: Any, folder: Path) -> History:
     return run(args, folder, False)
 
 
-def _start_worker() -> None:
-    """Let a worker end with the process that started it, even if that is killed."""
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which an ended worker would leave
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def processes(count: int) -> Iterator[Executor]:
-    """Yield an executor of so many processes on this machine, which end at once on Ctrl-C."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, context, _start_worker) as pool:
-        # Ctrl-C reaches all processes; workers inherit that they ignore it, and are ended below.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        pool.submit(int)  # starts them
-        signal.signal(signal.SIGINT, handler)
-        try:
-            yield pool
-        except BaseException:  # what the runs have done so far is in their checkpoints
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-
-
 def train_all(run: Run, jobs: Mapping[Path, Any], count: int, cluster: str = "") -> list[Path]:
-    """Train what is missing of many runs, side by side in processes here or on a cluster.
+    """Train what is missing of many runs, side by side, with a line per run as it ends.
 
     Args:
         run: trains one.
@@ -143,45 +100,66 @@ def train_all(run: Run, jobs: Mapping[Path, Any], count: int, cluster: str = "")
     """
     missing = {folder: args for folder, args in jobs.items() if not is_finished(args, folder)}
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are finished, {len(missing)} to train")
+    failed: list[Path] = []
     if not missing:
-        return []
-    if cluster:
-        from comparison.cluster import connect  # here, as only this needs Dask
+        return failed
+    with tqdm(total=len(missing), unit=" runs", disable=None) as bar:
+        if cluster:
+            from comparison.cluster import train  # here, as only this needs Dask
 
-        with connect(cluster, run, missing) as workers, _progress_bar(len(missing)) as bar:
-            return _report(workers.train(missing, bar), bar)
-    on_cpu = all(select_device(args.device).type == "cpu" for args in missing.values())
-    with (
-        processes(min(count, len(missing)) if on_cpu else 1) as pool,
-        _progress_bar(len(missing)) as bar,
-    ):
-        return _report(_train(run, missing, pool), bar)
-
-
-def _progress_bar(total: int) -> tqdm:
-    return tqdm(total=total, unit=" runs", disable=None)
-
-
-def _train(run: Run, missing: Mapping[Path, Any], pool: Executor) -> Iterator[Outcome]:
-    """Train runs with an executor; yield each as it ends."""
-    futures = {
-        pool.submit(finish_run, run, args, folder): folder for folder, args in missing.items()
-    }
-    for future in as_completed(futures):
-        try:
-            yield futures[future], future.result()
-        except (UserError, BrokenExecutor) as error:
-            yield futures[future], error
-
-
-def _report(outcomes: Iterable[Outcome], bar: tqdm) -> list[Path]:
-    """Write a line per run as it ends; returns the folders of those that failed."""
-    failed = []
-    for folder, outcome in outcomes:
-        if isinstance(outcome, Exception):
-            failed.append(folder)
-            bar.write(f"{folder}: {outcome}", file=sys.stderr)
+            training = train(cluster, run, missing, bar)
         else:
-            bar.write(f"{folder}: {format_row(outcome[-1])}")
-        bar.update()
+            training = _train_here(run, missing, count)
+        with closing(training) as outcomes:
+            for folder, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    failed.append(folder)
+                    bar.write(f"{folder}: {outcome}", file=sys.stderr)
+                else:
+                    bar.write(f"{folder}: {format_row(outcome[-1])}")
+                bar.update()
     return failed
+
+
+def _train_here(run: Run, jobs: Mapping[Path, Any], count: int) -> Training:
+    on_cpu = all(select_device(args.device).type == "cpu" for args in jobs.values())
+    with processes(min(count, len(jobs)) if on_cpu else 1) as pool:
+        futures = {
+            pool.submit(finish_run, run, args, folder): folder for folder, args in jobs.items()
+        }
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except (UserError, BrokenExecutor) as error:
+                yield futures[future], error
+
+
+@contextmanager
+def processes(count: int) -> Iterator[Executor]:
+    """Yield an executor of so many processes on this machine, which end at once on Ctrl-C."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, _start_worker) as pool:
+        # Ctrl-C reaches all processes; workers inherit that they ignore it, and are ended below.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for _ in range(count):
+            pool.submit(int)  # starts one
+        signal.signal(signal.SIGINT, handler)
+        try:
+            yield pool
+        except BaseException:  # what the runs have done so far is in their checkpoints
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _start_worker() -> None:
+    """Let a worker end with the process that started it, even if that is killed."""
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which an ended worker would leave
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

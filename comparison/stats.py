@@ -33,10 +33,7 @@ class Summary:
 
 
 def t_interval(values: Values) -> Interval | None:
-    """Return (low, high), the 95 % interval of the mean of n values; None for fewer than two.
-
-    Student's t with n - 1 degrees of freedom: mean +- t * standard deviation / sqrt(n).
-    """
+    """Return Student's 95 % interval of the mean of values; None for fewer than two."""
     from scipy import stats
 
     n = len(values)
@@ -48,10 +45,7 @@ def t_interval(values: Values) -> Interval | None:
 
 
 def welch_interval(values: Values, others: Values) -> Interval | None:
-    """Return the 95 % interval of the difference of two means; None if unknown.
-
-    By Welch's t (1947), for values that are not paired.
-    """
+    """Return Welch's (1947) 95 % interval of the difference of two means; None if unknown."""
     from scipy import stats
 
     if min(len(values), len(others)) < 2:
@@ -61,10 +55,7 @@ def welch_interval(values: Values, others: Values) -> Interval | None:
 
 
 def proportion_interval(hits: int, n: int) -> Interval:
-    """Return (low, high) in percent, the 95 % interval of a proportion (Wilson, 1927).
-
-    Unlike Student's t it is of use where all of few are hits.
-    """
+    """Return Wilson's (1927) 95 % interval of a proportion, in percent."""
     from scipy import stats
 
     interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
@@ -84,11 +75,6 @@ def describe(values: Values, limits: Interval = PERCENT) -> Summary:
     return Summary(float(np.mean(values)), interval, float(min(values)), float(max(values)))
 
 
-def excludes_zero(interval: Interval | None) -> bool:
-    """Return whether a difference with this interval is significant; False if it is unknown."""
-    return interval is not None and not interval[0] <= 0 <= interval[1]
-
-
 def format_interval(interval: Interval | None, places: int, sign: str = "") -> str:
     """Return an interval as [low, high], nothing for none; the sign "+" shows that of gains."""
     return f"[{', '.join(f'{end:{sign}.{places}f}' for end in interval)}]" if interval else ""
@@ -101,9 +87,9 @@ def format_mean(summary: Summary, places: int, sign: str = "") -> str:
 
 
 def first_reached(xs: Sequence[float], ys: Sequence[float], limit: float) -> float | None:
-    """Return where the line through the points (x, y) first reaches the limit from below.
+    """Return the x where the line through points first reaches the limit; None if it stays below.
 
-    That is xs[0] if it starts there or above, and None if it stays below.
+    That is xs[0] if it starts above.
     """
     if ys[0] >= limit:
         return xs[0]

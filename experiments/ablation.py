@@ -7,14 +7,8 @@ tries a few changes of the best one that were not kept. The test set is not touc
 are kept in runs/compare/.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/ablation.py
-
 from utils.command import run_command  # isort: split
 
-import argparse
 from typing import Any, NamedTuple
 
 from comparison.results import describe_setup
@@ -61,10 +55,8 @@ HEADS = {  # of a table for each of them
 
 
 class Step(NamedTuple):
-    """A step: the table that shows it, the step it is compared with ("" for none), its settings."""
-
-    table: str
-    before: str
+    table: str  # that shows it
+    before: str  # the step it is compared with, "" for none
     settings: dict[str, Any]
 
 
@@ -138,23 +130,16 @@ def draw(study: Study) -> bytes:
 # --- The command ------------------------------------------------------------------------------
 
 
-def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, seeds, epochs, val_size and data_dir."""
+def main() -> None:
+    """Train what is missing, then report the ablation."""
     parser = ManyRunsParser(__doc__, SEEDS, NETWORKS)
     parser.add_argument("--epochs", type=int, help="per run (default: 20, or the step's)")
     parser.add_argument(
         "--val_size", type=int, default=VAL_SIZE, help=f"images (default: {VAL_SIZE})"
     )
-    parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
     flags = parser.parse_args()
     if flags.val_size < 1:
         parser.error(f"--val_size {flags.val_size}: must be at least 1")
-    return flags
-
-
-def main() -> None:
-    """Train what is missing, then report the ablation."""
-    flags = parse_flags()
     shared: dict[str, Any] = {"val_size": flags.val_size, "data_dir": flags.data_dir}
     steps = all_steps()
     if flags.epochs is not None:
@@ -165,11 +150,11 @@ def main() -> None:
             Args(model_type=model_type, seed=seed, **(step.settings | shared))
             for seed in range(flags.seeds)
         ]
-        for model_type in dict.fromkeys(flags.models)
+        for model_type in flags.models
         for name, step in steps.items()
     }
     splits = load_splits(flags.data_dir, flags.val_size)
-    folders = train_runs(run, plan, splits, cluster=flags.cluster)
+    folders = train_runs(run, plan, splits, flags.cluster)
     accuracies = final_accuracies(folders, "val_accuracy")
     setup = {"seeds": flags.seeds, "epochs": flags.epochs, "val_size": flags.val_size}
     setup |= describe_setup(Args(**shared), splits)

@@ -7,14 +7,8 @@ The training sets are nested and have the classes' shares of the whole. Finished
 runs/compare/.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/data_size.py
-
 from utils.command import run_command  # isort: split
 
-import argparse
 import math
 
 from comparison.results import describe_setup
@@ -23,7 +17,7 @@ from comparison.stats import describe, first_reached, format_mean
 from comparison.tables import column_table, describe_seeds, setup_table
 from dataset import load_splits
 from experiments.study import Study, draw_band, final_accuracies, finish_study, train_runs
-from experiments.subset import STEPS, SubsetArgs, nested_order, run_on_subset
+from experiments.subset import STEPS, SubsetArgs, run_on_subset
 from main import AUGMENTED, Args
 from model import MODELS, TITLES
 from utils.files import UserError
@@ -48,9 +42,7 @@ def means(study: Study, model_type: str, augmented: bool) -> dict[int, float]:
 def images_for(means: dict[int, float], target: float) -> int | None:
     """Return how many images it takes to a mean accuracy, linear between logarithms; None if more.
 
-    Args:
-        means: images -> mean accuracy, in order; the answer is at least their smallest number.
-        target: in percent.
+    Means are images -> mean accuracy, in order; the result is at least their smallest number.
     """
     reached = first_reached([math.log(images) for images in means], list(means.values()), target)
     return None if reached is None else round(math.exp(reached))
@@ -122,8 +114,8 @@ def draw(study: Study) -> bytes:
 # --- The command ------------------------------------------------------------------------------
 
 
-def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, sizes, seeds, steps, lr, val_size and data_dir."""
+def main() -> None:
+    """Train what is missing, then report the study."""
     parser = ManyRunsParser(__doc__, SEEDS, list(MODELS))
     parser.add_argument(
         "--sizes", nargs="+", type=int, default=SIZES, help="training images (default: 100 to all)"
@@ -131,22 +123,13 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"per run (default: {STEPS})")
     parser.add_argument("--lr", type=float, default=LR, help=f"largest (default: {LR})")
     parser.add_argument("--val_size", type=int, default=0, help="as in main.py (default: 0)")
-    parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
     flags = parser.parse_args()
-    if min(flags.sizes) < 1:
-        parser.error(f"--sizes {min(flags.sizes)}: must be at least 1")
     if flags.steps * Args.batch_size < max(flags.sizes):
         parser.error(f"--steps {flags.steps}: too few to see {max(flags.sizes):,} images once")
-    return flags
-
-
-def main() -> None:
-    """Train what is missing, then report the study."""
-    flags = parse_flags()
     plan: dict[tuple[str, bool, int], list[SubsetArgs]] = {}
     shared = {"epochs": 1, "schedule": "onecycle", "lr": flags.lr, "steps": flags.steps}
     shared |= {"data_dir": flags.data_dir, "val_size": flags.val_size}
-    for model_type in dict.fromkeys(flags.models):
+    for model_type in flags.models:
         for augmented in (False, True):
             settings = shared | (AUGMENTED if augmented else {})
             for size in sorted(set(flags.sizes)):
@@ -160,8 +143,7 @@ def main() -> None:
         raise UserError(
             f"--sizes {max(flags.sizes)}: there are only {count:,} images to train on; choose less"
         )
-    code = (run_on_subset, nested_order)
-    folders = train_runs(run_on_subset, plan, splits, code, flags.cluster)
+    folders = train_runs(run_on_subset, plan, splits, flags.cluster)
     column = "val_accuracy" if flags.val_size else "test_accuracy"
     setup = {name: getattr(flags, name) for name in ("seeds", "steps", "lr", "val_size")}
     args = Args(data_dir=flags.data_dir, val_size=flags.val_size)

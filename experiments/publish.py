@@ -13,22 +13,19 @@ With the recipe best come the shipped weights: the first run of each network, an
 python main.py --recipe best --model_type LeNet5 --val_size 10000 --name LeNet5-validation
 """
 
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/publish.py
-
 from utils.command import run_command  # isort: split
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from comparison.identity import group_folder, run_folder
 from comparison.results import Comparison, load_comparison, recipe_difference, to_json
+from comparison.runs import is_finished
 from comparison.stats import describe, format_interval, format_mean, proportion_interval
 from comparison.tables import (
     DIFFERENCE_HEADS,
@@ -42,8 +39,8 @@ from experiments import ablation, data_size, robustness
 from experiments.study import load_study
 from main import RECIPES, Args
 from model import MODELS, TITLES, count_parameters
-from utils.checkpoint import RUNS, has_checkpoint, load_checkpoint, pack_weights
-from utils.files import PLOTS, UserError, write_all
+from utils.checkpoint import RUNS, load_checkpoint, pack_weights
+from utils.files import PLOTS, write_all
 from utils.metrics import format_row
 from utils.settings import Parser
 
@@ -59,23 +56,12 @@ Files = dict[Path, bytes]
 
 
 def with_tables(path: Path, tables: Mapping[str, str]) -> bytes:
-    """Return a README's content with each table between its markers.
-
-    Args:
-        path: of the README.
-        tables: name -> text between <!-- NAME: written by a script --> and <!-- end of NAME -->.
-
-    Raises:
-        UserError: if markers are missing.
-    """
+    """Return a README's content with each table, name -> text, between the markers of that name."""
     text = path.read_text(encoding="utf-8")
     for name, table in tables.items():
-        first, last = f"<!-- {name}: written by a script -->", f"<!-- end of {name} -->"
-        before, begin, rest = text.partition(first)
-        _, end, after = rest.partition(last)
-        if not (begin and end):
-            raise UserError(f"{path}: the lines {first} and {last} are missing; put them back")
-        text = f"{before}{begin}\n{table}\n{end}{after}"
+        before, begin, rest = text.partition(f"<!-- {name}: written by a script -->\n")
+        _, end, after = rest.partition(f"\n<!-- end of {name} -->")
+        text = f"{before}{begin}{table}{end}{after}"
     return text.encode()
 
 
@@ -125,20 +111,15 @@ def run_text(run: Mapping[str, Any]) -> str:
 
 def pictures_table(pictures: Mapping[str, list]) -> str:
     """Return how many pictures are read, from what tests/pictures.py measured."""
+    kinds = [(kind, *counts) for kind, *counts in pictures["real"]]
+    kinds += [(f"simulated: {kind}", *counts, None) for kind, *counts in pictures["simulated"]]
     rows = []
-    for kind, count, correct, baseline in pictures["real"]:
-        rows.append(
-            [kind, f"{count:,}", format_share(correct, count), f"{100 * baseline / count:.1f}"]
-        )
-    for kind, count, correct in pictures["simulated"]:
-        rows.append([f"simulated: {kind}", f"{count:,}", format_share(correct, count), ""])
+    for kind, count, correct, baseline in kinds:
+        interval = format_interval(proportion_interval(correct, count), 1)
+        share = f"{100 * correct / count:.1f} {interval}"
+        baseline_share = "" if baseline is None else f"{100 * baseline / count:.1f}"
+        rows.append([kind, f"{count:,}", share, baseline_share])
     return markdown(["pictures", "number", "all digits right, %", "baseline, %"], rows)
-
-
-def format_share(hits: int, count: int) -> str:
-    """Return a share in percent with its 95 % confidence interval (Wilson)."""
-    interval = format_interval(proportion_interval(hits, count), 1)
-    return f"{100 * hits / count:.1f} {interval}"
 
 
 def table_files() -> Files:
@@ -165,11 +146,9 @@ def is_full(name: str, path: Path) -> bool:
         setup = load_study(path).setup
         return setup["shipped"] and setup["seeds"] >= STUDIES[name].SEEDS
     comparison = load_comparison(path)
-    recipe_model = RECIPES[name].get("model_type")
-    models = [recipe_model] if recipe_model else list(MODELS)
+    models = [RECIPES[name]["model_type"]] if "model_type" in RECIPES[name] else list(MODELS)
     fewest = min(len(runs.seeds) for runs in comparison.networks.values())
-    all_there = list(comparison.networks) == models and fewest >= SEEDS
-    return comparison.setup["shipped"] and all_there
+    return comparison.setup["shipped"] and list(comparison.networks) == models and fewest >= SEEDS
 
 
 def find_results() -> dict[str, Path]:
@@ -194,9 +173,11 @@ def run_files(folder: Path) -> Files:
     """Return the history and the plots of a run with the defaults, if it is one and finished."""
     from utils.plots import plot_run  # here, as matplotlib takes a while
 
-    checkpoint = load_checkpoint(folder) if has_checkpoint(folder) else {}
-    history = checkpoint.get("history", [])
-    if len(history) < Args.epochs or checkpoint["settings"] != dataclasses.asdict(Args()):
+    if not is_finished(Args(), folder):
+        return {}
+    checkpoint = load_checkpoint(folder)
+    history = checkpoint["history"]
+    if checkpoint["settings"] != dataclasses.asdict(Args()):
         return {}
     files = {RESULTS / "run.json": to_json({"history": history})}
     for metric in ("loss", "accuracy"):
@@ -218,11 +199,7 @@ def weight_files(path: Path) -> Files:
 
 
 def temperature_of(model_type: str) -> float:
-    """Return a network's temperature, fitted on the validation images of a run made for that.
-
-    Raises:
-        UserError: if there is no such run.
-    """
+    """Return a network's temperature, fitted on the validation images of a run made for that."""
     from reading.classifier import classify, fit_temperature, load_classifier
 
     name = f"{model_type}-validation"

@@ -6,14 +6,8 @@ The perturbations are in experiments/perturb.py, the runs those of two commands:
 and the same with --recipe best --first_seed 10. Those that are missing are trained.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for python experiments/robustness.py
-
 from utils.command import run_command  # isort: split
 
-import argparse
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -76,27 +70,20 @@ Weights = dict[tuple[str, str], list[dict[str, torch.Tensor]]]
 # --- Measuring --------------------------------------------------------------------------------
 
 
-def perturb_images(pixels: torch.Tensor, name: str, strength: float) -> torch.Tensor:
-    """Return perturbed pixels, float32 [N, 28, 28], 0 to 255; unchanged at the neutral strength."""
-    about = PERTURBATIONS[name]
-    if strength == about.neutral:
-        return pixels
-    return about.change(pixels, strength, torch.Generator().manual_seed(SEED))
-
-
 def measure(weights: Weights, test: Split) -> dict[tuple[str, str, str, float], np.ndarray]:
     """Return (recipe, network, perturbation, strength) -> each run's accuracy in percent.
 
-    Args:
-        weights: of the runs; recipes may deskew.
-        test: the test split as loaded, on the device.
+    The test split is as loaded, on the device.
     """
     pixels, labels, accuracies = test.images.float(), test.labels.cpu().numpy(), {}
     strengths = [(name, s) for name, about in PERTURBATIONS.items() for s in about.strengths]
     # A thread per run at work: several threads for one network are slow on a busy machine.
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for name, strength in tqdm(strengths, unit=" strengths", leave=False, disable=None):
-            perturbed = perturb_images(pixels, name, strength)
+            about, perturbed = PERTURBATIONS[name], pixels
+            if strength != about.neutral:
+                generator = torch.Generator().manual_seed(SEED)
+                perturbed = about.change(pixels, strength, generator)
             for (recipe, model_type), runs in weights.items():
                 # A copy, as normalising changes floats in place.
                 split = Split(perturbed.clone(), test.labels)
@@ -113,12 +100,7 @@ def measure(weights: Weights, test: Split) -> dict[tuple[str, str, str, float], 
 
 
 def failures(means: dict[float, float], neutral: float) -> str:
-    """Return at which strengths, on either side of the neutral one, a mean falls below LIMIT.
-
-    Args:
-        means: strength -> mean accuracy in percent.
-        neutral: the strength that changes nothing.
-    """
+    """Return at which strengths, on either side of the neutral one, a mean falls below LIMIT."""
     parts = []
     for sign in (-1, 1):
         side = sorted((s for s in means if sign * (s - neutral) >= 0), key=lambda s: sign * s)
@@ -196,17 +178,11 @@ def draw(study: Study) -> bytes:
 # --- The command ------------------------------------------------------------------------------
 
 
-def parse_flags() -> argparse.Namespace:
-    """Return the flags: models, seeds, epochs and data_dir."""
-    parser = ManyRunsParser(__doc__, SEEDS, list(MODELS))
-    parser.add_argument("--epochs", type=int, default=Args.epochs, help="of the runs (default: 20)")
-    parser.add_argument("--data_dir", default=Args.data_dir, help="of the images (default: data)")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Train what is missing, perturb the test images, then report the accuracies on them."""
-    flags = parse_flags()
+    parser = ManyRunsParser(__doc__, SEEDS, list(MODELS))
+    parser.add_argument("--epochs", type=int, default=Args.epochs, help="of the runs (default: 20)")
+    flags = parser.parse_args()
     shared = {"epochs": flags.epochs, "data_dir": flags.data_dir}
     plan = {
         (recipe, model_type): [
@@ -214,10 +190,10 @@ def main() -> None:
             for seed in range(first, first + flags.seeds)
         ]
         for recipe, first in FIRST_SEEDS.items()
-        for model_type in dict.fromkeys(flags.models)
+        for model_type in flags.models
     }
     splits = load_splits(flags.data_dir, 0)
-    trained = train_runs(run, plan, splits, cluster=flags.cluster)
+    trained = train_runs(run, plan, splits, flags.cluster)
     weights = {
         key: [load_checkpoint(folder)["model"] for folder in folders]
         for key, folders in trained.items()

@@ -21,17 +21,11 @@ Key = tuple[Any, ...]
 
 @dataclass
 class Study:
-    """The results of a study.
+    """The results of a study."""
 
-    Attributes:
-        setup: how they were made.
-        axes: what the parts of a key are, such as model_type and step.
-        accuracies: key -> accuracy of each run in percent, in order of seed, float [R].
-    """
-
-    setup: dict[str, Any]
-    axes: tuple[str, ...]
-    accuracies: dict[Key, np.ndarray]
+    setup: dict[str, Any]  # how they were made
+    axes: tuple[str, ...]  # what the parts of a key are, such as model_type and step
+    accuracies: dict[Key, np.ndarray]  # each run's, in percent, in order of seed, float [R]
 
     def values(self, axis: str) -> list[Any]:
         """Return the values along an axis, in order of appearance."""
@@ -66,7 +60,6 @@ def train_runs(
     run: Run,
     plan: Mapping[Key, Sequence[Any]],
     splits: tuple[Split, Split],
-    code: Sequence[Callable] = (),
     cluster: str = "",
 ) -> dict[Key, list[Path]]:
     """Train what is missing of a study's runs; return key -> their folders, in order of seed.
@@ -75,8 +68,7 @@ def train_runs(
         run: main.run(), or what is called like it.
         plan: key -> settings of its runs, in order of seed.
         splits: the images to train on and to evaluate on, as loaded.
-        code: the functions that train, where these are not main.run() alone.
-        cluster: address of a Dask scheduler, whose workers train in place of processes here.
+        cluster: see train_all().
 
     Raises:
         UserError: if runs fail.
@@ -86,7 +78,7 @@ def train_runs(
     folders: dict[Key, list[Path]] = {key: [] for key in plan}
     for key, all_args in plan.items():
         for args in all_args:
-            folder = run_folder(args, group_folder(args, data, code))
+            folder = run_folder(args, group_folder(args, data, run))
             folders[key].append(folder)
             jobs[folder] = args
     failed = train_all(run, jobs, cores(), cluster)

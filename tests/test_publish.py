@@ -14,21 +14,24 @@ import compare
 import dataset
 import main
 from compare import hard_images
-from comparison.results import load_comparison, network_differences, recipe_difference
+from comparison.results import (
+    load_comparison,
+    network_differences,
+    pack_comparison,
+    recipe_difference,
+)
 from comparison.tables import comparison_tables
-from experiments import ablation, data_size, publish, robustness
-from experiments.study import load_study
+from experiments import data_size, publish, robustness
+from experiments.study import load_study, pack_study
 from model import MODELS, TITLES
 from utils.checkpoint import RUNS, load_checkpoint, load_weights
 
-SEEDS = {"baseline": range(10), "best": range(10, 20), "record": range(30, 40),
-         "fast": range(10, 20)}  # fmt: skip
 SHOWN = ("baseline", "best", "record")  # of all networks
 
 
 def results(name):
-    """The networks of a recipe's published comparison."""
-    return load_comparison(ROOT / f"plots/results/{name}.json").networks
+    """A recipe's published comparison."""
+    return load_comparison(ROOT / f"plots/results/{name}.json")
 
 
 def study(name):
@@ -45,45 +48,12 @@ def test_published_tables_are_those_of_the_published_results(monkeypatch):
         assert path.read_bytes() == content, path
 
 
-@pytest.mark.parametrize("recipe", SEEDS)
-def test_published_comparisons_are_full_ones(recipe):
-    setup = load_comparison(ROOT / f"plots/results/{recipe}.json").setup
-    expected = vars(main.Args()) | main.RECIPES[recipe]
-    assert setup["shipped"] and setup["settings"].items() <= expected.items()
-    networks = results(recipe)
-    assert list(networks) == ([expected["model_type"]] if recipe == "fast" else list(MODELS))
-    for runs in networks.values():
-        assert runs.seeds == list(SEEDS[recipe])
-        assert runs.curves("test_accuracy").shape == (10, expected["epochs"])
-        assert 100 * runs.correct_shares.mean() == pytest.approx(runs.accuracies.mean(), abs=0.011)
-        # On another processor a single image may fall to the other side.
-        hits = [sum(run.hits) / 100 for run in runs.runs]
-        assert hits == pytest.approx(runs.accuracies, abs=0.021)
-
-
-def test_published_studies_are_full_ones():
-    steps, sizes, perturbed = study("ablation"), study("data_size"), study("robustness")
-    models, perturbations = list(MODELS), robustness.PERTURBATIONS
-    assert list(steps.accuracies) == [
-        (m, s) for m in ablation.NETWORKS for s in ablation.all_steps()
-    ]
-    assert list(sizes.accuracies) == [
-        (m, augmented, n) for m in models for augmented in (False, True) for n in data_size.SIZES
-    ]
-    assert set(perturbed.accuracies) == {
-        (recipe, m, name, strength) for recipe in robustness.FIRST_SEEDS for m in models
-        for name, about in perturbations.items() for strength in about.strengths
-    }  # fmt: skip
-    for whole, count in ((steps, 5), (sizes, 5), (perturbed, 10)):
-        assert whole.setup["shipped"] and whole.setup["seeds"] == count
-        assert {len(accuracies) for accuracies in whole.accuracies.values()} == {count}
-    assert (steps.setup["val_size"], steps.setup["epochs"]) == (ablation.VAL_SIZE, None)
-    assert [sizes.setup[name] for name in ("steps", "lr", "val_size")] == [2000, 0.05, 0]
-    for recipe in robustness.FIRST_SEEDS:
-        for model_type, runs in results(recipe).items():
-            for name, about in perturbations.items():
-                mean = perturbed.summary(recipe, model_type, name, about.neutral).mean
-                assert mean == pytest.approx(runs.accuracies.mean(), abs=0.02)
+@pytest.mark.parametrize("name", [*main.RECIPES, *publish.STUDIES])
+def test_published_results_are_full_and_come_back_from_json_as_they_were(name):
+    path = ROOT / f"plots/results/{name}.json"
+    assert publish.is_full(name, path)
+    packed = pack_comparison(results(name)) if name in main.RECIPES else pack_study(study(name))
+    assert packed == path.read_bytes()
 
 
 # --- Findings, which are written by hand ------------------------------------------------------
@@ -106,7 +76,7 @@ def gains(pairs):
 
 def brought(recipe, other):
     """Return the same of a recipe, over another, for each network."""
-    new, old = results(recipe), results(other)
+    new, old = results(recipe).networks, results(other).networks
     return gains(recipe_difference(new[name], old[name]) for name in MODELS if name in new)
 
 
@@ -114,7 +84,7 @@ PAGES = ("README.md", "plots/results/README.md")
 
 
 def test_findings_on_networks_are_those_of_the_json():
-    better = {recipe: network_differences(results(recipe)) for recipe in SHOWN}
+    better = {recipe: network_differences(results(recipe).networks) for recipe in SHOWN}
     points, significant = gains(better[recipe]["LeNet5", "CustomMLP"] for recipe in SHOWN)
     assert all(significant) and points == numbers(
         "README.md", "LeNet-5 is better than CustomMLP by # points with `baseline`, by # with "
@@ -144,7 +114,9 @@ def test_findings_on_recipes_are_those_of_the_json(page):
 
 
 def test_findings_on_images_and_seconds_are_those_of_the_json():
-    counts = [[str(len(p)) for p in hard_images(results(recipe)).values()] for recipe in SHOWN]
+    counts = [
+        [str(len(p)) for p in hard_images(results(recipe).networks).values()] for recipe in SHOWN
+    ]
     everywhere, alone = zip(*counts, strict=True)
     assert [*everywhere, *alone] == numbers(
         PAGES[0], "all runs of all networks misclassify # with `baseline`, # with `best` and # "
@@ -155,7 +127,7 @@ def test_findings_on_images_and_seconds_are_those_of_the_json():
         "misclassify # images; all runs of CustomMLP, but none of LeNet-5, another #.",
     )
     assert counts[:2] == [numbers(PAGES[1], sentence) for sentence in sentences]
-    seconds = results("fast")["LeNet5_regularization"].curves("seconds").sum(axis=1)
+    seconds = results("fast").networks["LeNet5_regularization"].curves("seconds").sum(axis=1)
     expected = [f"{value:.1f}" for value in (np.median(seconds), seconds.min(), seconds.max())]
     median, runs, low, high = numbers(PAGES[1], "takes # seconds (median of #; # to #)")
     assert ([median, low, high], runs) == (expected, "10")
@@ -245,7 +217,7 @@ def compared(small, cli, monkeypatch, no_processes):
         (publish.PAGE, ("recipes", "tiny")),
         (publish.README, ("results", "costs", "run", "pictures")),
     ):
-        tables = [f"<!-- {n}: written by a script -->\n<!-- end of {n} -->\n" for n in names]
+        tables = [f"<!-- {n}: written by a script -->\n\n<!-- end of {n} -->\n" for n in names]
         path.write_text(f"Before\n{''.join(tables)}After\n")
     code, _, err = cli(compare, "--recipe", "tiny", "--first_seed", 3, "--seeds", 2)
     assert code == 0, err
@@ -254,7 +226,7 @@ def compared(small, cli, monkeypatch, no_processes):
     return small
 
 
-def test_publishing_writes_tables_pictures_json_and_the_first_weights(compared, cli):
+def test_full_results_are_published_with_tables_pictures_and_weights(compared, cli, monkeypatch):
     code, out, err = cli(publish)
     assert code == 0 and "published as tiny" in out, err
     comparison = load_comparison(publish.RESULTS / "tiny.json")
@@ -274,12 +246,10 @@ def test_publishing_writes_tables_pictures_json_and_the_first_weights(compared, 
     (folder,) = RUNS.glob("compare/*/CustomMLP-*-seed3")
     trained = load_checkpoint(folder)["model"]
     assert all(torch.equal(value, trained[name]) for name, value in weights.items())
-
-
-def test_what_is_not_full_is_not_published(compared, monkeypatch):
     (path,) = publish.find_results().values()
-    monkeypatch.setattr(publish, "SEEDS", 3)
+    content = path.read_text()
+    path.write_text(content.replace('"shipped": true', '"shipped": false'))
     assert not publish.find_results()
-    monkeypatch.setattr(publish, "SEEDS", 2)
-    path.write_text(path.read_text().replace('"shipped": true', '"shipped": false'))
+    path.write_text(content)
+    monkeypatch.setattr(publish, "SEEDS", 3)
     assert not publish.find_results()

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -12,7 +11,6 @@ from conftest import ROOT
 import compare
 from comparison import runs
 from comparison.runs import cores, train_all
-from experiments import ablation, data_size, robustness
 from main import Args
 
 
@@ -44,7 +42,7 @@ def test_a_killed_worker_ends_its_runs_and_nothing_else(tmp_path, capfd):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_killed_comparison_leaves_no_worker_and_trains_only_what_is_missing(
-    workplace, cli, no_processes
+    small, cli, no_processes, no_pictures
 ):
     flags = ("--models", "CustomMLP", "--seeds", "2", "--epochs", "2", "--at_once", "1")
     words = [sys.executable, str(ROOT / "compare.py"), *flags]
@@ -62,8 +60,8 @@ def test_a_killed_comparison_leaves_no_worker_and_trains_only_what_is_missing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_ctrl_c_ends_all_processes_with_one_line(workplace):
-    flags = ("--models", "CustomMLP", "--seeds", "200", "--epochs", "1")
+def test_ctrl_c_ends_all_processes_with_one_line(small):
+    flags = ("--models", "CustomMLP", "--seeds", "200", "--epochs", "1", "--at_once", "1")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     words = [sys.executable, str(ROOT / "compare.py"), *flags]
     process = subprocess.Popen(words, **pipes, text=True, start_new_session=True)
@@ -73,24 +71,3 @@ def test_ctrl_c_ends_all_processes_with_one_line(workplace):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err, err
     assert err.strip().splitlines()[-1] == "interrupted"
-
-
-@pytest.mark.parametrize("module", [compare, ablation, data_size, robustness])
-def test_a_launcher_is_refused_but_not_its_variables_alone(small, cli, monkeypatch, module):
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
-        monkeypatch.setenv(name, value)
-    code, _, err = cli(module, "--seeds", 0)
-    assert code == 2 and "--seeds 0" in err
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
-    code, out, err = cli(module)
-    assert (code, out, err.count("\n")) == (2, "", 1) and "torchrun" in err
-    assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize("name", ["ablation", "publish"])
-def test_a_study_runs_as_a_file_too(tmp_path, name):
-    done = subprocess.run(
-        [sys.executable, ROOT / f"experiments/{name}.py", "--wrong"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "--wrong" in done.stderr
