@@ -36,18 +36,14 @@ LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-def pick_samples(labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+def pick_samples(labels: np.ndarray, lenet: np.ndarray, mlp: np.ndarray) -> np.ndarray:
     """Return the sorted indices of 50 random test images, about as many of each class.
 
-    Up to 20 of them are images that CustomMLP misclassifies and LeNet5 does not. The same arguments
-    give the same images.
-
-    Args:
-        labels: int [N].
-        predictions: network -> its predictions, int [N]; of CustomMLP and LeNet5 at least.
+    Up to 20 of them are images that CustomMLP misclassifies and LeNet5 does not. The same labels
+    and predictions, int [N], give the same images.
     """
     order = np.random.default_rng(0).permutation(len(labels))
-    telling = (predictions["CustomMLP"] != labels) & (predictions["LeNet5"] == labels)
+    telling = (mlp != labels) & (lenet == labels)
     chosen = _classes_in_turn(labels, order[telling[order]])[:TELLING]
     rest = _classes_in_turn(labels, np.setdiff1d(order, chosen, assume_unique=True))
     return np.sort(np.concatenate([chosen, rest[: SAMPLES - len(chosen)]]))
@@ -89,10 +85,11 @@ def render_page(
             "colour": colour,
             "weights": weights,
         }
-    predictions = {
-        name: classify(c, images).argmax(dim=1).numpy() for name, c in classifiers.items()
-    }
-    chosen = pick_samples(labels.numpy(), predictions)
+    lenet, mlp = (
+        classify(classifiers[name], images).argmax(dim=1).numpy()
+        for name in ("LeNet5", "CustomMLP")
+    )
+    chosen = pick_samples(labels.numpy(), lenet, mlp)
     samples = {"images": _encode(images.numpy()[chosen]), "labels": labels[chosen].tolist()}
     content = {"classes": CLASSES, "origin": origin, "networks": networks, "samples": samples}
     # Within a script element "<" could begin its end tag.

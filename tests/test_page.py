@@ -594,7 +594,7 @@ def test_samples_have_every_digit_and_some_that_only_the_mlp_misclassifies(label
     labels = labels.numpy()
     mlp = np.where(np.arange(500) % 10 == 0, (labels + 1) % 10, labels)
     lenet = np.where(np.arange(500) % 50 == 0, (labels + 1) % 10, labels)
-    chosen = pick_samples(labels, {"LeNet5": lenet, "CustomMLP": mlp})
+    chosen = pick_samples(labels, lenet, mlp)
     assert len(set(chosen)) == 50 and np.bincount(labels[chosen], minlength=10).min() >= 3
     assert ((mlp != labels) & (lenet == labels))[chosen].sum() >= 10
     assert (mlp == labels)[chosen].sum() >= 25
