@@ -134,10 +134,13 @@ def test_python_blocks_run_in_a_notebook_and_draw_there(clone, monkeypatch):
 
 
 def test_pictures_pages_and_files_it_names_exist():
-    for page in (ROOT / "README.md", ROOT / "plots/results/README.md"):
+    for name in ("README.md", "plots/results/README.md", "docs/exercises.md", "docs/answers.md"):
+        page = ROOT / name
         text = page.read_text()
         named = re.findall(r'\]\(([^)#:]+)\)|src="(.*?)"', text)
-        assert named and all((page.parent / (link or source)).exists() for link, source in named)
+        assert named and all(
+            (page.parent / (link.strip() or source)).exists() for link, source in named
+        )
     cells = re.findall(r"(?m)^\| (`.*?) \|", README[README.index("## Files") :])
     named = {name for cell in cells for name in re.findall(r"`([\w/]+(?:\.py)?)`", cell)}
     assert all((ROOT / name).exists() for name in named)
