@@ -33,8 +33,8 @@ from dataset import MNIST, Split
 from model import MODELS, TITLES
 from reading import page, plots
 from reading.classifier import Classifier, classify, load_classifier, name_digit, probabilities
-from utils.archives import SUFFIXES, decode_files, encode_png, list_images, parse_name, read_archive
-from utils.checkpoint import find_weights, load_weights
+from utils.archives import decode_files, encode_png, list_images, parse_name, read_archive
+from utils.checkpoint import load_weights
 from utils.classes import CLASSES
 from utils.files import PLOTS, UserError, acquire_lock, atomic_write, write_all
 from utils.settings import Parser, check_choice
@@ -153,14 +153,12 @@ def load_images(source: Path) -> tuple[list[str], Split]:
     if not source.is_file():
         folder = MNIST(source)
         return folder.names, Split(folder.images, folder.labels)
-    if not source.name.endswith(SUFFIXES):
-        raise UserError(f"{source}: neither a folder nor an archive ({', '.join(SUFFIXES)})")
     _, files = read_archive(source)
     labels = torch.tensor([parse_name(name)[1] for name in files])
     return list(files), Split(torch.from_numpy(decode_files(source, files)), labels)
 
 
-def evaluate_images(classifier: Classifier, source: Path, run: str) -> None:
+def evaluate_images(classifier: Classifier, source: Path) -> None:
     """Print loss, accuracy and misclassified images; draw these and the confusion matrix."""
     from comparison.analysis import confusion
     from comparison.stats import format_interval, proportion_interval
@@ -172,7 +170,7 @@ def evaluate_images(classifier: Classifier, source: Path, run: str) -> None:
     wrong = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")]
     hits = len(labels) - len(wrong)
     print(
-        f"{run} on {source}: {len(labels):,} images, loss "
+        f"{classifier.name} on {source}: {len(labels):,} images, loss "
         f"{F.cross_entropy(logits, labels).item():.4f}, accuracy {100 * hits / len(labels):.2f} % "
         f"{format_interval(proportion_interval(hits, len(labels)), 2)}"
     )
@@ -184,7 +182,7 @@ def evaluate_images(classifier: Classifier, source: Path, run: str) -> None:
 
     from comparison.plots import plot_confusion, plot_misclassified  # after the results: slow
 
-    name = f"{run}_{re.sub(r'[/:]+', '-', source.as_posix())[-60:]}.png"
+    name = f"{classifier.name}_{re.sub(r'[/:]+', '-', source.as_posix())[-60:]}.png"
     title, counts = TITLES[classifier.model_type], confusion(predictions[None], labels.numpy())
     pictures = {PLOTS / f"confusion_matrix_{name}": plot_confusion(title, counts, 1)}
     if len(wrong):
@@ -209,26 +207,21 @@ def write_page(path: Path, run: str | None) -> None:
     if run is not None:
         classifier = load_classifier(run)
         classifiers[classifier.model_type] = classifier
-        origin = describe_run(run)
+        origin = describe_run(run, classifier)
     atomic_write(path, page.render_page(classifiers, *shipped_test_images(), origin).encode())
     print(path)
 
 
-def describe_run(run: str) -> str:
-    """Return which run this is, its initial weights, its number of images if they are there."""
+def describe_run(run: str, classifier: Classifier) -> str:
+    """Return which run this is, its number of images if they are there, its initial weights."""
     settings, _ = load_weights(run)
-    parts = [f"{TITLES[settings['model_type']]} is run {run_name(find_weights(run))}"]
+    parts = [f"{TITLES[classifier.model_type]} is run {classifier.name}"]
     training = list_images(Path(settings["data_dir"], "train")) if "data_dir" in settings else []
     if training:
         parts.append(f"trained on {len(training) - settings['val_size']:,} images")
     if settings.get("init", "random") != "random":
         parts.append(f"with the initial weights {settings['init']}")
     return ", ".join(parts) + "."
-
-
-def run_name(source: Path) -> str:
-    """Return what a file of weights is called: the name of its run, or its own."""
-    return source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
 
 
 # --- The command ------------------------------------------------------------------------------
@@ -266,15 +259,13 @@ def main() -> None:
     if flags.page:
         write_page(flags.page, flags.run)
         return
-    source = find_weights(flags.run or str(WEIGHTS / f"{flags.model_type}.pt"))
-    classifier = load_classifier(source)
+    classifier = load_classifier(flags.run or WEIGHTS / f"{flags.model_type}.pt")
     if flags.test:
-        evaluate_images(classifier, flags.test, run_name(source))
+        evaluate_images(classifier, flags.test)
     elif flags.export:
         from reading.onnx import export_onnx
 
-        images = shipped_test_images().images[:1000]
-        export_onnx(classifier, run_name(source), flags.export, images)
+        export_onnx(classifier, flags.export, shipped_test_images().images[:1000])
     else:
         read_pictures(classifier, flags)
 

@@ -148,7 +148,7 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     (("a.png", "--run", "unknown.pt"), "unknown.pt: its network VGG is not in model.py"),
     (("a.png", "--crops", "README.md"), "README.md: cannot be written"),
     (("--test", "none"), "none"),
-    (("--test", "README.md"), "README.md: neither a folder nor an archive"),
+    (("--test", "README.md"), "README.md: not a readable archive"),
 ])  # fmt: skip
 def test_wrong_flags_are_one_line(place, cli, flags, tells):
     Path("README.md").write_text("text")
@@ -248,7 +248,7 @@ def test_onnx_file_of_a_run_computes_what_pytorch_does(
         assert logits.dtype == np.float32 and np.abs(logits - expected[:count]).max() < 1e-4
 
     # A file that differs is not written.
-    monkeypatch.setattr(reading_onnx, "build_onnx", lambda classifier, name: content)
+    monkeypatch.setattr(reading_onnx, "build_onnx", lambda classifier: content)
     code, out, err = cli(predict, "--export", "net.onnx", "--model_type", "LeNet5")
     assert (
         (code, out) == (2, "") and "net.onnx: not written" in err and not Path("net.onnx").exists()
