@@ -10,20 +10,17 @@ The shipped weights in data/weights/ read them, or those of a run of yours: --ru
 
 A picture's line says how many digits were found and which of them is least certain:
 sheet.jpg: 48 digits, 0123... (least certain: 8 at line 3, 65 %). Below 50 % a digit is shown as ?,
-with its guess in --json. Warnings on stderr name what may be missing; plots/predictions.png shows
-every digit.
+with its guess in --json. Warnings on stderr name what may be missing. plots/predictions.png shows
+every digit, unless --json is given.
 """
 
 from utils.command import run_command  # isort: split
 
 import argparse
-import functools
-import io
 import json
-import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +33,8 @@ from dataset import MNIST, Split
 from model import MODELS, TITLES
 from reading import page, plots
 from reading.classifier import Classifier, classify, load_classifier, name_digit, probabilities
-from utils.archives import SUFFIXES, decode_files, list_images, parse_name, read_archive
-from utils.checkpoint import find_weights, load_weights
+from utils.archives import decode_files, encode_png, list_images, parse_name, read_archive
+from utils.checkpoint import load_weights
 from utils.classes import CLASSES
 from utils.files import PLOTS, UserError, acquire_lock, atomic_write, write_all
 from utils.settings import Parser, check_choice
@@ -47,22 +44,6 @@ from utils.settings import Parser, check_choice
 DATA = Path(__file__).parent / "data"  # what this repository ships
 WEIGHTS = DATA / "weights"
 MAX_LISTED = 20  # misclassified images
-
-
-def readable(text: object) -> str:
-    """Return a text with escapes in place of what can't be printed, as file names may hold."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
-def draw(path: Path, plot: Callable[[], bytes], note: str = "", quiet: bool = False) -> None:
-    """Write a plot and say so. What prevents it is a warning: the results are printed already."""
-    try:
-        atomic_write(path, plot())
-    except Exception as error:  # fonts, pixels and disks fail in many ways
-        print(f"warning: {readable(path)} is not drawn: {readable(error)}", file=sys.stderr)
-        return
-    if not quiet:
-        print(f"{readable(path)}{note}")
 
 
 # --- Pictures ---------------------------------------------------------------------------------
@@ -92,10 +73,10 @@ def describe_picture(path: Path, digits: Sequence[Any], shares: np.ndarray) -> s
     worst = shares.max(axis=1).argmin()
     percent = 100 * shares[worst].max()
     if len(digits) == 1:
-        return f"{readable(path)}: {text} ({percent:.1f} %)"
+        return f"{path}: {text} ({percent:.1f} %)"
     # Rounded down, as only certainty is 100 %, and only what is ? below 50 %.
     least = f"{text[worst]} at line {digits[worst].line}, {int(percent)} %"
-    return f"{readable(path)}: {len(digits)} digits, {text} (least certain: {least})"
+    return f"{path}: {len(digits)} digits, {text} (least certain: {least})"
 
 
 def to_json(path: Path, reading: Any, shares: np.ndarray) -> str:
@@ -122,13 +103,11 @@ def write_crops(folder: Path, digits: Sequence[Any], shares: np.ndarray) -> str:
     first = parse_name(names[-1])[0] + 1 if names else 0
     files = {}
     for number, (digit, label) in enumerate(zip(digits, shares.argmax(axis=1), strict=True), first):
-        content = io.BytesIO()
-        Image.fromarray(digit.image).save(content, "png")
-        files[folder / f"{number:05d}_{label}.png"] = content.getvalue()
+        files[folder / f"{number:05d}_{label}.png"] = encode_png(digit.image)
     write_all(files)
     written = [path.name for path in files]
     doubtful = written[shares.max(axis=1).argmin()]
-    return f"{readable(folder)}: {written[0]} to {written[-1]}, least certain {doubtful}"
+    return f"{folder}: {written[0]} to {written[-1]}, least certain {doubtful}"
 
 
 def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
@@ -141,24 +120,23 @@ def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
         try:
             picture, reading, shares = read_picture(classifier, path)
         except UserError as error:
-            print(readable(error), file=sys.stderr)
+            print(error, file=sys.stderr)
             continue
         read += 1
         for warning in reading.warnings:
-            print(f"warning: {readable(path)}: {warning}", file=sys.stderr)
+            print(f"warning: {path}: {warning}", file=sys.stderr)
         line = describe_picture(path, reading.digits, shares)
         print(to_json(path, reading, shares) if flags.json else line, flush=True)
         if flags.crops:
             written = write_crops(flags.crops, reading.digits, shares)
             print(written, file=sys.stderr if flags.json else sys.stdout)
         if len(previews) < plots.MAX_PICTURES:
-            small = picture.reduce(-(-max(picture.size) // plots.PREVIEW_SIDE))
-            preview = plots.Preview(path.name, small, picture.size, reading.digits, shares)
-            previews.append(preview)
-    if previews:
+            previews.append(plots.make_preview(path.name, picture, reading.digits, shares))
+    if previews and not flags.json:
+        plot = PLOTS / "predictions.png"
+        atomic_write(plot, plots.plot_predictions(previews))
         note = f" (the first {len(previews)} of {read})" if read > len(previews) else ""
-        plot = functools.partial(plots.plot_predictions, previews)
-        draw(PLOTS / "predictions.png", plot, note, quiet=flags.json)
+        print(f"{plot}{note}")
     if read < len(flags.pictures):
         sys.exit(2)
 
@@ -175,14 +153,12 @@ def load_images(source: Path) -> tuple[list[str], Split]:
     if not source.is_file():
         folder = MNIST(source)
         return folder.names, Split(folder.images, folder.labels)
-    if not source.name.endswith(SUFFIXES):
-        raise UserError(f"{source}: neither a folder nor an archive ({', '.join(SUFFIXES)})")
     _, files = read_archive(source)
     labels = torch.tensor([parse_name(name)[1] for name in files])
     return list(files), Split(torch.from_numpy(decode_files(source, files)), labels)
 
 
-def evaluate_images(classifier: Classifier, source: Path, run: str) -> None:
+def evaluate_images(classifier: Classifier, source: Path) -> None:
     """Print loss, accuracy and misclassified images; draw these and the confusion matrix."""
     from comparison.analysis import confusion
     from comparison.stats import format_interval, proportion_interval
@@ -194,7 +170,7 @@ def evaluate_images(classifier: Classifier, source: Path, run: str) -> None:
     wrong = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")]
     hits = len(labels) - len(wrong)
     print(
-        f"{run} on {readable(source)}: {len(labels):,} images, loss "
+        f"{classifier.name} on {source}: {len(labels):,} images, loss "
         f"{F.cross_entropy(logits, labels).item():.4f}, accuracy {100 * hits / len(labels):.2f} % "
         f"{format_interval(proportion_interval(hits, len(labels)), 2)}"
     )
@@ -206,26 +182,19 @@ def evaluate_images(classifier: Classifier, source: Path, run: str) -> None:
 
     from comparison.plots import plot_confusion, plot_misclassified  # after the results: slow
 
-    name, title = f"{run}_{name_data(source)}.png", TITLES[classifier.model_type]
-    counts = confusion(predictions[None], labels.numpy())
-    draw(PLOTS / f"confusion_matrix_{name}", lambda: plot_confusion(title, counts, 1))
+    name = f"{classifier.name}_{re.sub(r'[/:]+', '-', source.as_posix())[-60:]}.png"
+    title, counts = TITLES[classifier.model_type], confusion(predictions[None], labels.numpy())
+    pictures = {PLOTS / f"confusion_matrix_{name}": plot_confusion(title, counts, 1)}
     if len(wrong):
         data = images.numpy() / 255, labels.numpy(), shares
-        draw(PLOTS / f"misclassified_{name}", lambda: plot_misclassified(title, *data))
-
-
-def name_data(source: Path) -> str:
-    """Return a name for plots of a folder or an archive, another for each: data-test.tar.xz."""
-    path = Path(os.path.abspath(source))
-    if Path.cwd() in path.parents:
-        path = path.relative_to(Path.cwd())
-    return re.sub(r"[/\\:]+", "-", str(path)).strip("-")[-60:]  # names have up to 255 bytes
+        pictures[PLOTS / f"misclassified_{name}"] = plot_misclassified(title, *data)
+    write_all(pictures)
+    print(*pictures, sep="\n")
 
 
 # --- Page and ONNX ----------------------------------------------------------------------------
 
 
-@functools.cache
 def shipped_test_images() -> Split:
     """Return MNIST's 10,000 test images from this repository's archive."""
     return load_images(DATA / "test.tar.xz")[1]
@@ -238,33 +207,21 @@ def write_page(path: Path, run: str | None) -> None:
     if run is not None:
         classifier = load_classifier(run)
         classifiers[classifier.model_type] = classifier
-        origin = describe_run(run)
-    images, labels = shipped_test_images()
-    predictions = {
-        name: classify(classifier, images).argmax(dim=1).numpy()
-        for name, classifier in classifiers.items()
-    }
-    chosen = page.pick_samples(labels.numpy(), predictions)
-    text = page.render_page(classifiers, images.numpy()[chosen], labels.numpy()[chosen], origin)
-    atomic_write(path, text.encode())
+        origin = describe_run(run, classifier)
+    atomic_write(path, page.render_page(classifiers, *shipped_test_images(), origin).encode())
     print(path)
 
 
-def describe_run(run: str) -> str:
-    """Return which run this is, on how many images it was trained, if they are there, and how."""
+def describe_run(run: str, classifier: Classifier) -> str:
+    """Return which run this is, its number of images if they are there, its initial weights."""
     settings, _ = load_weights(run)
-    parts = [f"{TITLES[settings['model_type']]} is run {run_name(find_weights(run))}"]
+    parts = [f"{TITLES[classifier.model_type]} is run {classifier.name}"]
     training = list_images(Path(settings["data_dir"], "train")) if "data_dir" in settings else []
     if training:
         parts.append(f"trained on {len(training) - settings['val_size']:,} images")
     if settings.get("init", "random") != "random":
         parts.append(f"with the initial weights {settings['init']}")
     return ", ".join(parts) + "."
-
-
-def run_name(source: Path) -> str:
-    """Return what a file of weights is called: the name of its run, or its own."""
-    return source.resolve().parent.name if source.name == "checkpoint.pt" else source.stem
 
 
 # --- The command ------------------------------------------------------------------------------
@@ -285,7 +242,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--export", type=Path, metavar="FILE", help="write an ONNX file")
     flags = parser.parse_args()
     given = [flags.pictures, flags.test, flags.page, flags.export]
-    if sum(1 for one in given if one) != 1:
+    if sum(map(bool, given)) != 1:
         parser.error("give pictures, or one of --test, --page, --export")
     if not flags.pictures and (flags.crops or flags.json):
         parser.error("--crops and --json are for pictures")
@@ -302,18 +259,13 @@ def main() -> None:
     if flags.page:
         write_page(flags.page, flags.run)
         return
-    shipped = WEIGHTS / f"{flags.model_type}.pt"
-    if flags.run is None and not shipped.is_file():
-        raise UserError(f"{shipped}: no such weights are shipped; pass --run with a run of yours")
-    source = find_weights(str(shipped) if flags.run is None else flags.run)
-    classifier = load_classifier(source)
+    classifier = load_classifier(flags.run or WEIGHTS / f"{flags.model_type}.pt")
     if flags.test:
-        evaluate_images(classifier, flags.test, run_name(source))
+        evaluate_images(classifier, flags.test)
     elif flags.export:
         from reading.onnx import export_onnx
 
-        images = shipped_test_images().images[:1000]
-        export_onnx(classifier, run_name(source), flags.export, images)
+        export_onnx(classifier, flags.export, shipped_test_images().images[:1000])
     else:
         read_pictures(classifier, flags)
 

@@ -11,7 +11,7 @@ from torch import nn
 from dataset import normalise
 from model import MODELS
 from utils.augment import deskew_batch
-from utils.checkpoint import load_weights, put_weights
+from utils.checkpoint import find_weights, load_weights, put_weights
 from utils.classes import CLASSES
 from utils.files import UserError
 
@@ -26,7 +26,7 @@ class Classifier(nn.Module):
         model_type: name of the network.
         deskewed: whether it was trained on deskewed images.
         weights: its state dict.
-        source: where they come from, for errors.
+        source: their file, for errors; its run gives the classifier its name, or else it does.
         temperature: divides the logits, so that the softmax of what forward() returns is
             calibrated (Guo et al., "On calibration of modern neural networks", 2017).
 
@@ -46,6 +46,8 @@ class Classifier(nn.Module):
         if model_type not in MODELS:
             raise UserError(f"{source}: its network {model_type} is not in model.py")
         self.model_type, self.deskewed, self.temperature = model_type, deskewed, temperature
+        path = Path(source).resolve()
+        self.name = path.parent.name if path.name == "checkpoint.pt" else path.stem
         self.network = MODELS[model_type]()
         put_weights(self.network, weights, source)
         self.eval()
@@ -63,9 +65,10 @@ def load_classifier(source: str | Path) -> Classifier:
     Raises:
         UserError: if it is missing, damaged, or of another network than model.py has.
     """
-    settings, weights = load_weights(str(source))
+    path = str(find_weights(str(source)))
+    settings, weights = load_weights(path)
     return Classifier(
-        settings["model_type"], settings["deskew"], weights, str(source), settings["temperature"]
+        settings["model_type"], settings["deskew"], weights, path, settings["temperature"]
     )
 
 

@@ -20,10 +20,10 @@ def load_session(content: bytes) -> Any:
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
 
-def build_onnx(classifier: Classifier, name: str) -> bytes:
+def build_onnx(classifier: Classifier) -> bytes:
     """Return a classifier as an ONNX file: images uint8 [N, 1, 28, 28] to logits [N, classes].
 
-    Normalisation, deskewing and temperature are inside; the metadata holds the run's name.
+    Normalisation, deskewing and temperature are inside; the metadata holds the classifier's name.
     """
     example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     program = torch.onnx.export(
@@ -36,26 +36,25 @@ def build_onnx(classifier: Classifier, name: str) -> bytes:
         "network": classifier.model_type,
         "deskew": classifier.deskewed,
         "temperature": classifier.temperature,
-        "source": name,
+        "source": classifier.name,
     }
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=str(value))
     return model.SerializeToString()
 
 
-def export_onnx(classifier: Classifier, name: str, path: Path, images: torch.Tensor) -> None:
+def export_onnx(classifier: Classifier, path: Path, images: torch.Tensor) -> None:
     """Write an ONNX file once onnxruntime computes PyTorch's logits with it.
 
     Args:
         classifier: to export.
-        name: of its run or file of weights, for the metadata.
         path: of the file.
         images: to compare on, uint8 [N, 28, 28].
 
     Raises:
         UserError: if the logits differ, or the file can't be written.
     """
-    content = build_onnx(classifier, name)
+    content = build_onnx(classifier)
     expected = classify(classifier, images).numpy()
     inputs = {"images": images.unsqueeze(1).numpy()}
     (logits,) = load_session(content).run(["logits"], inputs)

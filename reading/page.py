@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from model import TITLES
-from reading.classifier import Classifier
+from reading.classifier import Classifier, classify
 from utils.classes import CLASSES
 from utils.files import UserError
 
@@ -35,18 +36,14 @@ LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-def pick_samples(labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+def pick_samples(labels: np.ndarray, lenet: np.ndarray, mlp: np.ndarray) -> np.ndarray:
     """Return the sorted indices of 50 random test images, about as many of each class.
 
-    Up to 20 of them are images that CustomMLP misclassifies and LeNet5 does not. The same arguments
-    give the same images.
-
-    Args:
-        labels: int [N].
-        predictions: network -> its predictions, int [N]; of CustomMLP and LeNet5 at least.
+    Up to 20 of them are images that CustomMLP misclassifies and LeNet5 does not. The same labels
+    and predictions, int [N], give the same images.
     """
     order = np.random.default_rng(0).permutation(len(labels))
-    telling = (predictions["CustomMLP"] != labels) & (predictions["LeNet5"] == labels)
+    telling = (mlp != labels) & (lenet == labels)
     chosen = _classes_in_turn(labels, order[telling[order]])[:TELLING]
     rest = _classes_in_turn(labels, np.setdiff1d(order, chosen, assume_unique=True))
     return np.sort(np.concatenate([chosen, rest[: SAMPLES - len(chosen)]]))
@@ -62,16 +59,16 @@ def _classes_in_turn(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def render_page(
-    classifiers: Mapping[str, Classifier], images: np.ndarray, labels: np.ndarray, origin: str = ""
+    classifiers: Mapping[str, Classifier], images: torch.Tensor, labels: torch.Tensor, origin: str
 ) -> str:
     """Return the page as HTML that needs no other file.
 
     Args:
         classifiers: network -> its classifier, of the three networks. Their order is the page's; it
             gives the colours as well.
-        images: test images to show, uint8 [N, 28, 28].
-        labels: int [N].
-        origin: whose networks these are, if they are not all the shipped ones; the page shows it.
+        images: test images uint8 [N, 28, 28], of which the page shows some.
+        labels: int64 [N].
+        origin: whose networks these are, "" if they are all the shipped ones; the page shows it.
 
     Raises:
         UserError: if the page can't compute a network.
@@ -88,7 +85,12 @@ def render_page(
             "colour": colour,
             "weights": weights,
         }
-    samples = {"images": _encode(np.asarray(images, np.uint8)), "labels": labels.tolist()}
+    lenet, mlp = (
+        classify(classifiers[name], images).argmax(dim=1).numpy()
+        for name in ("LeNet5", "CustomMLP")
+    )
+    chosen = pick_samples(labels.numpy(), lenet, mlp)
+    samples = {"images": _encode(images.numpy()[chosen]), "labels": labels[chosen].tolist()}
     content = {"classes": CLASSES, "origin": origin, "networks": networks, "samples": samples}
     # Within a script element "<" could begin its end tag.
     data = json.dumps(content, separators=(",", ":")).replace("<", r"\u003c")

@@ -33,6 +33,14 @@ class Preview(NamedTuple):
     shares: np.ndarray
 
 
+def make_preview(
+    name: str, picture: Image.Image, digits: Sequence[Any], shares: np.ndarray
+) -> Preview:
+    """Return the preview of a picture, reduced if it is large, as previews are kept."""
+    small = picture.reduce(-(-max(picture.size) // PREVIEW_SIDE))
+    return Preview(name, small, picture.size, digits, shares)
+
+
 def plot_predictions(previews: Sequence[Preview]) -> bytes:
     """Draw pictures, one below the other, with every digit's prediction beside its box.
 

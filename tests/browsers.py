@@ -17,7 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.webkitgtk.service import Service as WebKitService
 
-CONTROL, ENTER, ESCAPE, DELETE, TAB, SPACE, RIGHT = "\ue009\ue007\ue00c\ue017\ue004\ue00d\ue014"
+CONTROL, ENTER, ESCAPE, TAB, SPACE, RIGHT = "\ue009\ue007\ue00c\ue004\ue00d\ue014"
 
 
 class Browser:
@@ -33,7 +33,6 @@ class Browser:
 
     needs: tuple[str, ...] = ()  # programs
     pointers = ("mouse", "touch", "pen")  # that its driver has
-    reads_canvas = True  # whether a page gets back what it has painted
 
     def __init__(self, folder: Path) -> None:
         self.downloads = folder
@@ -80,7 +79,6 @@ class Chromium(Selenium):
         options.add_experimental_option(
             "prefs", {"download.default_directory": str(self.downloads)}
         )
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         service = webdriver.ChromeService(shutil.which("chromedriver"))
         self.driver = webdriver.Chrome(options, service)
 
@@ -91,11 +89,6 @@ class Chromium(Selenium):
     def resize(self, width: int, height: int) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.cdp("Emulation.setDeviceMetricsOverride", **size)
-
-    def close(self) -> None:
-        log = self.driver.get_log("browser")
-        super().close()
-        assert log == []
 
 
 class WebKit(Selenium):
@@ -110,7 +103,11 @@ class WebKit(Selenium):
             words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         display = f":{self.screen.stdout.readline().strip()}"
-        service = WebKitService(shutil.which("WebKitWebDriver"), env={"DISPLAY": display})
+        settings = self.downloads / ".config/user-dirs.dirs"
+        settings.parent.mkdir()
+        settings.write_text(f'XDG_DOWNLOAD_DIR="{self.downloads}"')
+        environment = {"DISPLAY": display, "HOME": str(self.downloads)}
+        service = WebKitService(shutil.which("WebKitWebDriver"), env=environment)
         self.driver = webdriver.WebKitGTK(webdriver.WebKitGTKOptions(), service)
 
     def resize(self, width: int, height: int) -> None:
@@ -126,7 +123,6 @@ class Firefox(Browser):
     """Firefox, without a window, as private as LibreWolf and Tor Browser have it."""
 
     needs = ("firefox-esr",)
-    reads_canvas = False
     pointers = ("mouse", "touch")
 
     def start(self) -> None:

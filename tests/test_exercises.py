@@ -2,27 +2,27 @@
 
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from conftest import ROOT, commands, decode, load_run, same_run
+import pytest
+from conftest import ROOT, ThisProcess, commands, decode, load_run, same_run
 from PIL import Image
-from test_main import one_cycle
 
 import comparison.plots
-from comparison.stats import describe, format_interval, format_mean, proportion_interval, t_interval
-from model import LeNet5
+import main
+from comparison.stats import describe, format_mean, t_interval
+from main import Args
 from utils import plots
 
 PAGES = {name: (ROOT / f"docs/{name}.md").read_text() for name in ("exercises", "answers")}
 EXERCISES = [f"## {text}" for text in re.split(r"(?m)^## ", PAGES["exercises"])[1:]]
 ANSWERS = re.split(r"(?m)^## ", PAGES["answers"])[1:]
 README = (ROOT / "README.md").read_text()
+CODE = {"utils", "comparison", "reading", "main", "model", "dataset", "compare", "predict"}
 SHORTER = {
     r"--val_size \d+": "--val_size 100",
     r"(main\.py.*?)( --epochs \d+|$)": r"\1 --epochs 1",
@@ -47,22 +47,6 @@ class MyNet(nn.Module):
 MODELS: """
 CLIP = "if args.clip: nn.utils.clip_grad_norm_(model.parameters(), args.clip)"
 LETTERS = [("utils/classes.py", '"0123456789"', '"ABCDEFGHIJKLMNOPQRSTUVWXYZ"')]
-# Runs lines in this process; the plots are drawn by the test of exercises 1 to 8.
-DRIVER = """
-import importlib, shlex, sys
-import compare, conftest
-from comparison import runs
-from utils import plots
-
-compare.draw_plots = lambda *_: {}
-plots.plot_run = lambda *_: b""
-runs.processes = lambda count: conftest.ThisProcess()
-for line in sys.argv[1:]:
-    sys.argv = shlex.split(line)[1:]
-    module = importlib.import_module(sys.argv[0].removesuffix(".py"))
-    if module.__name__ != "letters":  # which has no main() and runs when it is imported
-        module.main()
-"""
 
 
 def shorter(line):
@@ -77,43 +61,50 @@ def spaced(text):
     return re.sub(r"\s+", " ", text)
 
 
-def figures(values, places=2):
+def figures(values):
     """Return what the pages say of some runs' figures, as they say it."""
-    return format_mean(describe(values, (-100, 100)), places)
+    return format_mean(describe(values, (-100, 100)), 2)
 
 
-def run_in_copy(edits, lines):
-    """Run command lines in a copy of the code, with edits, in the current folder; returns stdout.
+@pytest.fixture
+def copy(monkeypatch, run_line):
+    """Copy the code with edits into the working folder; returns what runs a line with that code.
 
-    Args:
-        edits: (file, text that it holds once, what takes its place).
-        lines: of commands.
+    Edits are (file, text that it holds once, what takes its place).
     """
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("utils/*.py"), *ROOT.glob("comparison/*.py")):
-        target = Path(path.relative_to(ROOT))
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(path, target)
-    for name, old, new in edits:
-        text = Path(name).read_text()
-        assert text.count(old) == 1, (name, old)
-        Path(name).write_text(text.replace(old, new))
-    Path("driver.py").write_text(DRIVER)
-    environment = os.environ | {"PYTHONPATH": f".:{ROOT / 'tests'}:{ROOT}"}
-    words = [sys.executable, "driver.py", *lines]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+    def make(edits):
+        for module in [*sys.modules]:
+            if module.partition(".")[0] in CODE:
+                monkeypatch.delitem(sys.modules, module)
+        for path in (*ROOT.glob("*.py"), *ROOT.glob("utils/*.py"), *ROOT.glob("comparison/*.py")):
+            target = Path(path.relative_to(ROOT))
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(path, target)
+        for name, old, new in edits:
+            text = Path(name).read_text()
+            assert text.count(old) == 1, (name, old)
+            Path(name).write_text(text.replace(old, new))
+        monkeypatch.syspath_prepend(Path.cwd())
+        # The plots are drawn by the test of exercises 1 to 8.
+        monkeypatch.setattr("comparison.runs.processes", lambda count: ThisProcess())
+        monkeypatch.setattr("compare.draw_plots", lambda *_: {})
+        monkeypatch.setattr("utils.plots.plot_run", lambda *_: b"")
+
+        def run(line):
+            code, out, err = run_line(line)
+            assert code == 0, (line, err)
+            return out
+
+        return run
+
+    yield make
+    for module in [*sys.modules]:  # those that make() deleted come back
+        if module.partition(".")[0] in CODE:
+            del sys.modules[module]
 
 
 # --- The commands -----------------------------------------------------------------------------
-
-
-def test_each_has_commands_a_question_to_think_on_and_an_answer():
-    titles = [re.match(r"## (\d+\. \w.*)", text)[1] for text in EXERCISES]
-    assert [int(title.split(".")[0]) for title in titles] == list(range(1, 12))
-    assert [answer.splitlines()[0] for answer in ANSWERS] == titles
-    for text in EXERCISES:
-        assert commands(text) and "?" in text[text.index("**Think.** ") :], text
 
 
 def test_commands_run_one_after_the_other(small, real, run_line, no_processes, monkeypatch):
@@ -138,12 +129,9 @@ def test_commands_run_one_after_the_other(small, real, run_line, no_processes, m
         assert Path(out.splitlines()[-1]).stat().st_size > 10_000  # their curves
 
 
-def test_a_network_and_a_setting_are_added_as_readme_and_exercises_say(
-    small, run_line, monkeypatch
-):
-    monkeypatch.setattr(plots, "plot_run", lambda *_: b"")
-    code, _, err = run_line(shorter(commands(EXERCISES[3])[-2]) + " --name original")
-    assert code == 0, err
+def test_a_network_and_a_setting_are_added_as_readme_and_exercises_say(small, copy):
+    original = Args("CustomMLP", 1, lr=0.3, val_size=100)
+    main.run(original, Path("runs/original"), verbose=False)
     for name in ("lr_0.01", "lr_0.3"):  # of exercise 4, which the last line compares with
         shutil.copytree("runs/original", f"runs/{name}")
     readme = spaced(README[README.index("## Add a network") :])
@@ -159,7 +147,8 @@ def test_a_network_and_a_setting_are_added_as_readme_and_exercises_say(
     assert [line.split()[2:] for line in lines] == [[], ["--model_type", "MyNet"], ["--clip", "1"]]
     lines = [shorter(line) for line in [*lines, *commands("".join(EXERCISES[8:10]))]]
     lines.append("python compare.py --models MyNet --seeds 1 --epochs 1 --clip 1")
-    out = run_in_copy(edits, lines)
+    run = copy(edits)
+    out = "".join(run(line) for line in lines)
     assert "MyNet (5,142 parameters) on " in out
     assert re.search(r"5,142 parameters", EXERCISES[8])
     same_run("original", "clip_0")
@@ -168,35 +157,24 @@ def test_a_network_and_a_setting_are_added_as_readme_and_exercises_say(
     assert load_run("LeNet5")[1]["settings"]["clip"] == 1.0
 
 
-def test_letters_are_drawn_and_learned_with_another_constant(tmp_path, monkeypatch):
+def test_letters_are_drawn_and_learned_with_another_constant(tmp_path, monkeypatch, copy):
     monkeypatch.chdir(tmp_path)
     script = re.search(r"```python\n(.*?)```", EXERCISES[10], re.DOTALL)[1]
     assert len(script.splitlines()) <= 30
     for count, fewer in (("500", "8"), ("100", "3")):
         assert script.count(f", {count})") == 1
         script = script.replace(f", {count})", f", {fewer})")
-    Path("letters.py").write_text(script)
-    lines = [shorter(line) for line in commands(EXERCISES[10])]
-    # So few images need small batches.
-    lines[2] += " --val_size 26 --batch_size 8 --epochs 8"
-    out = run_in_copy(LETTERS, lines)
+    run = copy(LETTERS)
+    exec(compile(script, "letters.py", "exec"), {})
+    _, *lines = [shorter(line) for line in commands(EXERCISES[10])]
+    lines[1] += " --val_size 26 --batch_size 8 --epochs 8"  # so few images need small batches
+    out = "".join(run(line) for line in lines)
     assert f"train dataset length: {26 * 8}\ntest dataset length: {26 * 3}\n" in out
     assert "182 training and 26 validation images" in out
     rows, checkpoint = load_run("letters")
     assert rows[-1]["train_accuracy"] > 20 and checkpoint["model"]["fc3.bias"].shape == (26,)
     (results,) = Path("runs/compare").glob("*/results.json")
     assert json.loads(results.read_text())["test_images"] == [3] * 26
-
-
-def test_no_run_is_named_twice_and_links_lead_somewhere():
-    names = re.findall(r"--name (\S+)", PAGES["exercises"])
-    assert len(names) == len(set(names)) > 10
-    compared = " ".join(re.findall(r"--runs (.*)", PAGES["exercises"])).split()
-    assert compared and set(compared) <= set(names)
-    assert "(docs/exercises.md)" in spaced(README)
-    for text in PAGES.values():
-        links = re.findall(r"\]\(\s*([^)#:]+)\)", text)
-        assert links and all((ROOT / "docs" / link).exists() for link in links)
 
 
 # --- The figures ------------------------------------------------------------------------------
@@ -244,39 +222,3 @@ def test_figures_of_the_published_runs_are_theirs():
         f"from {min(widths):.2f} to {max(widths):.2f} points",
     ):
         assert expected in answer, expected
-
-
-def test_arithmetic_is_right():
-    counts = [sum(p.numel() for p in layer.parameters()) for layer in LeNet5().children()]
-    counts = [count for count in counts if count]
-    exercise, answers = spaced(EXERCISES[1]), [spaced(answer) for answer in ANSWERS]
-    assert f"{' + '.join(f'{count:,}' for count in counts)} = {sum(counts):,} " in exercise
-    assert f"{100 * counts[2] / sum(counts):.0f} % of them in `fc1`" in exercise
-    assert f"{100 * sum(counts[:2]) / sum(counts):.0f} % in the convolutions" in exercise
-    # Once per weight and position: 24x24 and 8x8 positions in the convolutions.
-    weights = [layer.weight.numel() for layer in LeNet5().children() if hasattr(layer, "weight")]
-    work = [w * positions for w, positions in zip(weights, (576, 64, 1, 1, 1), strict=True)]
-    assert f"Of {sum(work):,} multiplications, {100 * sum(work[:2]) / sum(work):.0f} %" in exercise
-    assert f"{work[0]:,} and {work[1]:,}" in exercise
-    # With padding, fc1 gets 16 maps of 5x5 values in place of 4x4.
-    assert f"{sum(counts) + (400 - 256) * 120:,} parameters" in exercise
-    assert f"All {(400 - 256) * 120:,} are weights of `fc1`" in answers[1]
-    # Steps per epoch, and in all.
-    steps = [-(-50_000 // size) for size in (16, 64, 1024)]
-    assert "An epoch has {:,} steps, {:,} and {:,}".format(*steps) in answers[4]
-    assert "three have {:,}, {:,} and {:,}".format(*(3 * n for n in steps)) in answers[4]
-    few = [-(-1000 // size) for size in (64, 16)]
-    expected = f"makes {few[0]} steps per epoch, {20 * few[0]:,} in all; `few` {few[1]} and "
-    assert f"{expected}{20 * few[1]:,}" in answers[5]
-    # From 400 digits on the interval of 98 % ends below 99 %.
-    ends = {n: proportion_interval(round(0.98 * n), n)[1] for n in (350, 400)}
-    assert ends[350] > 99 > ends[400]
-    interval = format_interval(proportion_interval(392, 400), 2)
-    assert f"392 of 400 has {interval}" in answers[6]
-
-
-def test_learning_rates_of_the_one_cycle_schedule_are_as_the_answer_says():
-    seen = [one_cycle(step, 1000, 0.1) for step in range(1000)]
-    answer = spaced(ANSWERS[3])
-    assert f"starts at {seen[0]:.3f}, rises to 0.1 over the first 30 % of the steps" in answer
-    assert np.argmax(seen) == 299 and f"falls to {seen[-1]:.7f}" in answer

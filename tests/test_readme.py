@@ -1,5 +1,6 @@
 """README.md: its lines run as they stand and leave git clean, its files and links exist."""
 
+import base64
 import importlib
 import re
 import shutil
@@ -9,15 +10,18 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT, commands, decode, load_run, tar_bytes
+from conftest import ROOT, commands, decode, load_run, tar_bytes, write_archives
 from nbclient import NotebookClient
 from photographs import photograph
 
 import compare
+import predict
+from utils import plots
 
 README = (ROOT / "README.md").read_text()
 ROOMS = ("*.py", "utils/*.py", "comparison/*.py", "reading/*.py", "experiments/*.py")
-CODE = (*ROOMS, "reading/*.html", "tests/benchmark.py")
+CODE = (*ROOMS, "reading/*.html", "tests/benchmark.py", ".gitignore", "README.md",
+        "requirements.txt", "docs/index.html")  # fmt: skip
 
 # What makes the long ones short; what is done is the same.
 SHORTER = {
@@ -45,15 +49,15 @@ def git(*words):
 
 
 @pytest.fixture
-def clone(workplace, real):
+def clone(tmp_path, monkeypatch, real):
     """The working folder as a clone with small archives and the files that a reader has made."""
+    monkeypatch.chdir(tmp_path)
     for path in (path for pattern in CODE for path in ROOT.glob(pattern)):
-        (workplace / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
-        shutil.copy(path, workplace / path.relative_to(ROOT))
-    for name in (".gitignore", "README.md", "requirements.txt", "docs/index.html"):
-        (workplace / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, workplace / name)
-    shutil.copytree(ROOT / "data/weights", workplace / "data/weights")
+        target = Path(path.relative_to(ROOT))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    shutil.copytree(ROOT / "data/weights", "data/weights")
+    write_archives(Path("data"), real, 600, 100)
     images = np.stack([decode(content) for _, content in real["test"][:20]])
     for number, name in enumerate(("photo", "row", "sheet", "sheet2")):
         content = photograph(images[5 * number :][:5], np.random.default_rng(number), largest=5)
@@ -69,7 +73,7 @@ def clone(workplace, real):
     git("init", "-q")
     git("add", "-A", "-f")
     git("commit", "-qm", "everything")
-    return workplace
+    return tmp_path
 
 
 def lines_to_run():
@@ -81,16 +85,20 @@ def lines_to_run():
 
 def test_commands_run_and_leave_git_clean(clone, run_line, monkeypatch, no_processes):
     monkeypatch.syspath_prepend(ROOT / "tests")
-    # It starts torchrun, as test_distributed does.
-    monkeypatch.setattr(importlib.import_module("benchmark"), "scaling", lambda *_: None)
+    benchmark = importlib.import_module("benchmark")
+    for name in ("scaling", "peak_memory"):  # these start PyTorch again
+        monkeypatch.setattr(benchmark, name, lambda *_: None)
+    monkeypatch.setattr(compare, "draw_plots", lambda *_: {})  # as test_exercises draws them
+    shipped = predict.shipped_test_images()
+    monkeypatch.setattr(predict, "shipped_test_images", lambda: shipped)
     lines, printed = lines_to_run(), {}
     assert set(SHORTER) <= set(lines)
     for command in lines:
         code, printed[command], err = run_line(f"{command} {SHORTER.get(command, '')}")
         assert code == 0, (command, err)
-        if command == "python compare.py":  # the pictures of other recipes are drawn alike
-            monkeypatch.setattr(compare, "draw_plots", lambda *_: {})
-        assert git("status", "--porcelain") == "", command
+        if command == "python main.py":  # each later run draws the same two plots
+            monkeypatch.setattr(plots, "plot_run", lambda *_: b"")
+    assert git("status", "--porcelain") == ""  # so docs/index.html is what --page writes
     fast = load_run("LeNet5_regularization")[1]["settings"]
     assert fast["label_smoothing"] == 0.05 and fast["epochs"] == 1
     assert printed["python main.py --resume"].count("already finished: Epoch: 5") == 1
@@ -99,12 +107,13 @@ def test_commands_run_and_leave_git_clean(clone, run_line, monkeypatch, no_proce
     assert digits["history"][-1]["val_accuracy"] > 85
     names = {path.name[:5] for path in Path("my_digits/train").glob("*.png")}
     assert len(names) == 605 and "00600" in names  # the five of sheet.jpg
-    assert load_run("ours")[1]["settings"]["init"] == "data/weights/LeNet5.pt"
     assert [path.name for path in sorted(Path("class").glob("*.tar"))] == ["test.tar", "train.tar"]
     (tested,) = [out for line, out in printed.items() if "--run ours --test" in line]
     assert re.match(r"ours on class/test: 20 images, .* accuracy (9\d\.|100)", tested)
-    page = Path("ours.html").read_text()
+    page, ours = Path("ours.html").read_text(), load_run("ours")[1]
+    assert ours["settings"]["init"] == "data/weights/LeNet5.pt"
     assert "LeNet-5 is run ours, trained on 50 images" in page
+    assert base64.b64encode(ours["model"]["fc3.bias"].numpy().tobytes()).decode() in page
 
 
 def test_python_blocks_run_in_a_notebook_and_draw_there(clone, monkeypatch):
@@ -125,10 +134,13 @@ def test_python_blocks_run_in_a_notebook_and_draw_there(clone, monkeypatch):
 
 
 def test_pictures_pages_and_files_it_names_exist():
-    for page in (ROOT / "README.md", ROOT / "plots/results/README.md"):
+    for name in ("README.md", "plots/results/README.md", "docs/exercises.md", "docs/answers.md"):
+        page = ROOT / name
         text = page.read_text()
         named = re.findall(r'\]\(([^)#:]+)\)|src="(.*?)"', text)
-        assert named and all((page.parent / (link or source)).exists() for link, source in named)
+        assert named and all(
+            (page.parent / (link.strip() or source)).exists() for link, source in named
+        )
     cells = re.findall(r"(?m)^\| (`.*?) \|", README[README.index("## Files") :])
     named = {name for cell in cells for name in re.findall(r"`([\w/]+(?:\.py)?)`", cell)}
     assert all((ROOT / name).exists() for name in named)
