@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from reading.ink import Box
+from reading.ink import Box, slices
 
 SMALLEST = 0.4  # of the digits' median height: what is lower is no digit
 
@@ -42,6 +42,21 @@ class Group:
         self.contact = sum(int(side.sum()) for at_border, side in sides if at_border)
 
 
+class Digit(NamedTuple):
+    """A digit found in a picture: its box there, its image uint8 [28, 28], its line from 1."""
+
+    box: Box
+    image: np.ndarray
+    line: int
+
+
+class Reading(NamedTuple):
+    """The digits of a picture in reading order, and what may be wrong with them, and where."""
+
+    digits: list[Digit]
+    warnings: list[str]
+
+
 class View(NamedTuple):
     """A region of a picture of a size (width, height), seen at a scale."""
 
@@ -62,11 +77,6 @@ class View(NamedTuple):
         shifted = box[0] - left, box[1] - top, box[2] - left, box[3] - top
         x, y, right, bottom = (round(self.scale * edge) for edge in shifted)
         return x, y, right, bottom
-
-
-def slices(box: Box) -> tuple[slice, slice]:
-    """Return the rows and columns of a box, as an index of arrays [H, W]."""
-    return slice(box[1], box[3]), slice(box[0], box[2])
 
 
 def draw_mask(shape: tuple[int, ...], groups: list[Group]) -> np.ndarray:

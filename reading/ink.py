@@ -36,6 +36,24 @@ def _strength(channel: np.ndarray) -> float:
     return float((high - low) / (noise + 1))
 
 
+def find_sheet(grey: np.ndarray) -> np.ndarray | None:
+    """Return which pixels of a picture [H, W] are on the one bright sheet in it; None without one.
+
+    A sheet is large and fills most of its box; what is beside its edge is left out.
+    """
+    smooth = ndimage.gaussian_filter(grey, 2)
+    labels, boxes = label(smooth > otsu(smooth.ravel()))
+    if not boxes:
+        return None
+    largest = int(np.argmax(np.bincount(labels.ravel())[1:])) + 1
+    sheet = ndimage.binary_fill_holes(labels == largest)
+    left, top, right, bottom = boxes[largest]
+    share = sheet.sum() / ((right - left) * (bottom - top))
+    if not 0.2 < sheet.mean() < 0.95 or share < 0.6:
+        return None
+    return ndimage.binary_erosion(sheet, np.ones((3, 3)), iterations=max(2, max(grey.shape) // 100))
+
+
 def find_paper(grey: np.ndarray, size: float) -> np.ndarray:
     """Return the paper under dark ink, with its shadows: a morphological closing, smoothed."""
     step = max(1, int(size / 12))  # a small picture will do, for so smooth a thing
@@ -84,34 +102,49 @@ def remove_table(ink: np.ndarray) -> np.ndarray:
     still closed around a digit.
     """
     labels, boxes = label(find_mask(ink))
-    height, _ = typical_size(labels, boxes)
-    tables = np.isin(labels, [n for n in boxes if _is_around(n, labels, boxes, height)])
-    if tables.any():
-        runs = [_long_runs(tables, max(5, round(1.5 * height)), axis) for axis in (0, 1)]
-        if runs[0].any() and runs[1].any():
-            ink = np.where(ndimage.binary_dilation(runs[0] | runs[1], np.ones((5, 5))), 0, ink)
-            labels, boxes = label(find_mask(ink))
-        frames = [n for n in boxes if _is_around(n, labels, boxes, height, closed=True)]
-        ink = np.where(ndimage.binary_dilation(np.isin(labels, frames), np.ones((5, 5))), 0, ink)
-    return ink
+    tables, height = find_tables(labels, boxes)
+    if not tables:
+        return ink
+    lines = _long_lines(np.isin(labels, tables), max(5, round(1.5 * height)))
+    if lines.any():
+        ink = np.where(ndimage.binary_dilation(lines, np.ones((5, 5))), 0, ink)
+        labels, boxes = label(find_mask(ink))
+        tables, _ = find_tables(labels, boxes)
+    frames = [n for n in tables if _is_closed(labels[slices(boxes[n])] == n)]
+    return np.where(ndimage.binary_dilation(np.isin(labels, frames), np.ones((5, 5))), 0, ink)
 
 
-def _is_around(
-    piece: int, labels: np.ndarray, boxes: dict[int, Box], height: float, closed: bool = False
-) -> bool:
-    """Return whether a piece is hollow, around others as tall as digits, and perhaps closed."""
-    left, top, right, bottom = boxes[piece]
-    own = labels[top:bottom, left:right] == piece
-    inside = any(
-        left < other[0] and top < other[1] and other[2] < right and other[3] < bottom
-        and other[3] - other[1] > max(0.5 * min(height, bottom - top), 5)
-        for other in boxes.values()
-    )  # fmt: skip
-    if not inside or own.mean() > 0.5:
-        return False
-    rows, columns = (max(1, size // 4) for size in own.shape)
-    sides = (own[:, :columns], own[:, -columns:], own[:rows].T, own[-rows:].T)
-    return not closed or min(side.any(axis=1).mean() for side in sides) > 0.8
+def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], float]:
+    """Return which pieces are hollow with digits in their box, and how tall these are.
+
+    What is lower than a fourth of a piece is a digit only if there are many: else dirt in a 0, or
+    the bar of a 5.
+    """
+    areas = np.bincount(labels.ravel())
+    chosen = sorted(boxes, key=lambda n: -areas[n])[:1000]
+    edges, areas = np.array([boxes[n] for n in chosen]).reshape(-1, 4), areas[chosen]
+    low, high = edges[:, :2], edges[:, 2:]
+    within = (low[None] > low[:, None]).all(axis=2) & (high[None] < high[:, None]).all(axis=2)
+    widths, heights = (high - low).T
+    inner = within.any(axis=0)
+    if not inner.any():
+        return [], 0.0
+    # Half of the ink is in pieces at least as tall.
+    order = np.argsort(heights[inner])
+    ink = np.cumsum(areas[inner][order])
+    height = float(heights[inner][order][np.searchsorted(ink, ink[-1] / 2)])
+    within &= heights > max(0.5 * height, 5)
+    tallest = (within * heights).max(axis=1)
+    many = (within.sum(axis=1) > 3) & (within @ areas > areas / 6)
+    is_table = (many | (tallest > heights / 4)) & (areas < 0.5 * widths * heights)
+    return [n for n, table in zip(chosen, is_table, strict=True) if table], height
+
+
+def _is_closed(mask: np.ndarray) -> bool:
+    """Return whether a piece [h, w] reaches along all four sides of its box."""
+    rows, columns = (max(1, size // 4) for size in mask.shape)
+    sides = (mask[:, :columns], mask[:, -columns:], mask[:rows].T, mask[-rows:].T)
+    return min(side.any(axis=1).mean() for side in sides) > 0.8
 
 
 def remove_lines(ink: np.ndarray) -> np.ndarray:
@@ -177,11 +210,23 @@ def find_mask(ink: np.ndarray) -> np.ndarray:
 # --- Pieces -------------------------------------------------------------------------------------
 
 
-def _long_runs(mask: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Return the pixels of a mask [H, W] that are in straight runs of that length: an opening."""
-    eroded = ndimage.minimum_filter1d(mask.astype(np.uint8), length, axis, mode="constant")
-    shift = 0 if length % 2 else -1
-    return ndimage.maximum_filter1d(eroded, length, axis, mode="constant", origin=shift) > 0
+def _long_lines(mask: np.ndarray, length: int) -> np.ndarray:
+    """Return which pixels of a mask [H, W] are in straight lines of a length, askew by up to 8°.
+
+    An opening, of the mask sheared until the line is straight.
+    """
+    lines = np.zeros(mask.shape, np.uint8)
+    for pixels, result in ((mask, lines), (mask.T, lines.T)):
+        rows, columns = np.indices(pixels.shape)
+        for slope in np.tan(np.radians(np.arange(-8, 8.1, 2))):
+            shift = np.round(slope * (columns - pixels.shape[1] / 2)).astype(int)
+            sheared = np.take_along_axis(pixels, (rows + shift) % len(pixels), 0).astype(np.uint8)
+            runs = ndimage.minimum_filter1d(sheared, length, 1, mode="constant")
+            runs = ndimage.maximum_filter1d(
+                runs, length, 1, mode="constant", origin=0 if length % 2 else -1
+            )
+            result |= np.take_along_axis(runs, (rows - shift) % len(pixels), 0)
+    return lines > 0
 
 
 def label(mask: np.ndarray) -> tuple[np.ndarray, dict[int, Box]]:
@@ -191,12 +236,22 @@ def label(mask: np.ndarray) -> tuple[np.ndarray, dict[int, Box]]:
     return labels, {n: (x.start, y.start, x.stop, y.stop) for n, (y, x) in parts}
 
 
-def typical_size(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[float, float]:
-    """Return the median height and area of the pieces that hold nine tenths of the ink."""
+def typical_size(areas: np.ndarray, boxes: dict[int, Box]) -> tuple[float, float]:
+    """Return the median height and area of those pieces in boxes that hold most of their ink.
+
+    Args:
+        areas: of all pieces by number, int [N].
+        boxes: number -> box.
+    """
     if not boxes:
         return 0.0, 0.0
-    areas = np.bincount(labels.ravel())[1:]
-    order = np.argsort(-areas)
-    count = int(np.searchsorted(np.cumsum(areas[order]), 0.9 * areas.sum())) + 1
-    heights = [boxes[n + 1][3] - boxes[n + 1][1] for n in order[:count]]
-    return float(np.median(heights)), float(np.median(areas[order[:count]]))
+    chosen = sorted(boxes, key=lambda n: -areas[n])
+    ink = np.cumsum(areas[chosen])
+    chosen = chosen[: int(np.searchsorted(ink, 0.9 * ink[-1])) + 1]
+    heights = [boxes[n][3] - boxes[n][1] for n in chosen]
+    return float(np.median(heights)), float(np.median(areas[chosen]))
+
+
+def slices(box: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of a box, as an index of arrays [H, W]."""
+    return slice(box[1], box[3]), slice(box[0], box[2])

@@ -7,7 +7,6 @@ pieces belong together, where touching digits part, which ink is ink.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,7 +15,9 @@ from scipy import ndimage
 from reading.crops import SIDE, draw
 from reading.groups import (
     SMALLEST,
+    Digit,
     Group,
+    Reading,
     View,
     distance,
     draw_mask,
@@ -24,11 +25,10 @@ from reading.groups import (
     in_lines,
     median_height,
     name_box,
-    slices,
     trim,
     unite,
 )
-from reading.ink import Box, find_ink, find_mask, label, look, typical_size
+from reading.ink import Box, find_ink, find_mask, find_sheet, label, look, slices, typical_size
 from reading.pictures import is_mnist
 
 MAX_DIGITS = 300
@@ -41,21 +41,6 @@ LEAST = 0.02  # of the ink in what the network is sure of: below it there are no
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
 
 Classify = Callable[[np.ndarray], np.ndarray]
-
-
-class Digit(NamedTuple):
-    """A digit found in a picture: its box there, its image uint8 [28, 28], its line from 1."""
-
-    box: Box
-    image: np.ndarray
-    line: int
-
-
-class Reading(NamedTuple):
-    """The digits of a picture in reading order, and what may be wrong with them, and where."""
-
-    digits: list[Digit]
-    warnings: list[str]
 
 
 class Sheet:
@@ -83,7 +68,7 @@ class Sheet:
         """Return the connected pieces of ink, the largest first, without specks."""
         labels, boxes = label(find_mask(self.ink))
         areas = np.bincount(labels.ravel())
-        least = max(4, SPECK * typical_size(labels, boxes)[1])
+        least = max(4, SPECK * typical_size(areas, boxes)[1])
         chosen = [n for n in boxes if areas[n] >= least]
         if places is not None:
             chosen = [n for n in chosen if any(distance(boxes[n], place) < 0 for place in places)]
@@ -193,7 +178,9 @@ class Sheet:
         options = [parts[number : number + 2] for number in range(0, len(parts), 2)]
         best = max(options, key=lambda two: min(part.confidence for part in two), default=[])
         weakest = min((part.confidence for part in best), default=0.0)
-        return best if weakest > max(group.confidence + 0.1, 0.6) else []
+        # No digit is that wide, whatever the network makes of it.
+        margin = -0.1 if axis and group.width > 1.5 * self.height else 0.1
+        return best if weakest > max(group.confidence + margin, 0.6) else []
 
     # What is a digit
 
@@ -256,21 +243,31 @@ class Sheet:
 def first_sight(
     picture: Image.Image, view: View, classify: Classify
 ) -> tuple[float, Sheet, bool, bool]:
-    """Return the best way to tell ink from paper: its quality, sheet, whether dark, whether local.
+    """Return how ink is best distinguished from paper: quality, sheet, whether dark, whether local.
 
-    The ink is dark or bright, and stands out from its surroundings or from the whole picture.
+    The ink is dark or bright, and stands out from its surroundings, wide or narrow, or from the
+    whole picture; or it is dark and on a sheet, beyond which nothing counts.
     """
     grey = look(picture, view.region, view.scale)
-    best = None
-    for local, dark in ((True, True), (True, False), (False, True), (False, False)):
-        if best and best[0] > 0.9 and not local:
-            break
-        ink = find_ink(grey, max(grey.shape) / 3 if local else 0, dark, view.scale)
-        sheet = Sheet(ink, classify, None)
-        quality = sheet.quality(grey, dark)
-        if best is None or quality > best[0] + 0.02:
-            best = quality, sheet, dark, local
+    best: tuple[float, Sheet, bool, bool] | None = None
+    for parts in (3, 8, 0):
+        for dark in (True, False):
+            ink = find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
+            sheet = Sheet(ink, classify, None)
+            quality = sheet.quality(grey, dark)
+            if best is None or quality > best[0] + 0.02:
+                best = quality, sheet, dark, parts > 0
+        if best and best[0] > 0.9:
+            return best
     assert best is not None
+    paper = find_sheet(grey)
+    if paper is not None:
+        inside = np.where(paper, grey, np.median(grey[paper]))
+        ink = find_ink(grey, max(grey.shape) / 3, True, view.scale)
+        sheet = Sheet(np.where(paper, ink, 0), classify, None)
+        quality = sheet.quality(inside, True)
+        if quality > best[0] - 0.05:
+            best = quality, sheet, True, True
     return best
 
 

@@ -230,9 +230,9 @@ def test_empty_pictures_have_no_ink(grey):
 
 
 def test_a_page_of_text_is_too_much():
-    page = Image.new("L", (900, 800), 245)
-    for row in range(27):
-        ImageDraw.Draw(page).text((20, 20 + 28 * row), "7 " * 60, 30)
+    page = Image.new("L", (420, 560), 245)
+    for row in range(18):
+        ImageDraw.Draw(page).text((20, 20 + 28 * row), "7 " * 20, 30)
     with pytest.raises(ValueError, match="more than 300 digits"):
         find_digits(page.convert("RGB"))
 
@@ -351,6 +351,34 @@ def test_boxes_and_tables_are_no_digits(table):
         ImageDraw.Draw(page).rectangle((left, top, left + edge, top + edge), None, "#141414", 4)
         draw(page, digit, (left + 30, top + 24, 34, 50), 5, "#5a5a5a")
     assert read(page) == "27427472"
+
+
+def test_empty_boxes_at_the_border_are_no_digits():
+    page = Image.new("RGB", (500, 130), "white")
+    for left in range(0, 500, 62):
+        ImageDraw.Draw(page).rectangle((left - 62, 30, left, 110), None, "black", 5)
+    draw(page, "7", (16, 62, 26, 36), 5, "black")
+    draw(page, "2", (78, 62, 26, 36), 5, "black")
+    assert read(page) == "72"
+
+
+def test_a_bar_within_a_digit_does_not_make_it_a_table():
+    page = Image.new("RGB", (98, 110), "white")
+    pen = ImageDraw.Draw(page)
+    points = [(38, 10), (32, 50), (62, 54), (74, 68), (70, 88), (50, 94), (18, 84)]
+    pen.line(points, "black", 9, joint="curve")
+    pen.line([(47, 28), (74, 28)], "black", 9)
+    assert read(page) == "5"
+
+
+def test_pencil_on_a_sheet_on_a_desk_is_read():
+    page = Image.new("RGB", (750, 1000), "#a09a94")
+    ImageDraw.Draw(page).polygon([(70, 75), (580, 60), (730, 830), (45, 890)], "#dedcdc")
+    for number, digit in enumerate("2742"):
+        draw(page, digit, (190 + 70 * number, 140, 34, 50), 3, "#969494")
+    draw(page, "7", (300, 560, 40, 60), 3, "#969494")
+    grain = np.random.default_rng(0).normal(0, 2, (1000, 750, 1))
+    assert read(Image.fromarray(np.uint8(np.asarray(page) + grain))) == "27427"
 
 
 def test_a_pale_joint_does_not_part_a_digit():
