@@ -8,9 +8,7 @@ pictures (python tests/pictures.py) and of time (python tests/benchmark.py --com
 there stays as it is published. The tables are written again from plots/results/*.json; findings
 between them are written by hand, and tests/test_publish.py holds their numbers against the JSON.
 
-With the recipe best come the shipped weights: the first run of each network, and a temperature
-(Guo et al., 2017) fitted on the validation images of a run of its own, for LeNet5 that of
-python main.py --recipe best --model_type LeNet5 --val_size 10000 --name LeNet5-validation
+The shipped weights are those of python -m experiments.weights.
 """
 
 from utils.command import run_command  # isort: split
@@ -23,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from comparison.identity import group_folder, run_folder
+from comparison.identity import group_folder
 from comparison.results import Comparison, load_comparison, recipe_difference, to_json
 from comparison.runs import is_finished
 from comparison.stats import describe, format_interval, format_mean, proportion_interval
@@ -35,17 +33,16 @@ from comparison.tables import (
     markdown,
 )
 from dataset import digest, load_splits
-from experiments import ablation, data_size, robustness
+from experiments import ablation, data_size, robustness, weights
 from experiments.study import load_study
 from main import RECIPES, Args
 from model import MODELS, TITLES, count_parameters
-from utils.checkpoint import RUNS, load_checkpoint, pack_weights
+from utils.checkpoint import RUNS, load_checkpoint
 from utils.files import PLOTS, write_all
 from utils.metrics import format_row
 from utils.settings import Parser
 
 RESULTS, PAGE, README = PLOTS / "results", PLOTS / "results/README.md", Path("README.md")
-WEIGHTS, WEIGHTS_RECIPE = Path("data/weights"), "best"  # shipped for use without training
 SEEDS = 10  # of a full comparison, at least
 COMPARED_WITH = {"best": "baseline", "record": "best", "fast": "baseline"}
 STUDIES = {"ablation": ablation, "robustness": robustness, "data_size": data_size}
@@ -186,42 +183,17 @@ def run_files(folder: Path) -> Files:
     return files
 
 
-def weight_files(path: Path) -> Files:
-    """Return the weights that are shipped: those of each network's first run in a comparison."""
-    files = {}
-    for model_type, network in load_comparison(path).networks.items():
-        settings = RECIPES[WEIGHTS_RECIPE] | {"model_type": model_type}
-        args = Args(seed=network.seeds[0], **settings)
-        weights = load_checkpoint(run_folder(args, path.parent))["model"]
-        content = pack_weights(model_type, args.deskew, weights, temperature_of(model_type))
-        files[WEIGHTS / f"{model_type}.pt"] = content
-    return files
-
-
-def temperature_of(model_type: str) -> float:
-    """Return a network's temperature, fitted on the validation images of a run made for that."""
-    from reading.classifier import classify, fit_temperature, load_classifier
-
-    name = f"{model_type}-validation"
-    classifier = load_classifier(name)
-    settings = load_checkpoint(RUNS / name)["settings"]
-    validation = load_splits(settings["data_dir"], settings["val_size"])[1]
-    return fit_temperature(classify(classifier, validation.images), validation.labels)
-
-
 def main() -> None:
     """Publish what is full, then write the tables of all that is published."""
     Parser(description=__doc__).parse_args()
     for name, path in find_results().items():
-        files = result_files(name, path)
-        if name == WEIGHTS_RECIPE:
-            files |= weight_files(path)
-        write_all(files)
+        write_all(result_files(name, path))
         print(f"{path}: published as {name}")
     for name in ("costs", "pictures"):  # measured by scripts of tests/
         if (RUNS / f"{name}.json").is_file():
             write_all({RESULTS / f"{name}.json": (RUNS / f"{name}.json").read_bytes()})
     write_all(run_files(RUNS / Args.model_type))
+    write_all(weights.shipped_files())
     write_all(table_files())
     print(f"tables written: {PAGE}, {README}")
 

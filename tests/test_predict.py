@@ -17,6 +17,7 @@ from PIL import Image
 import main
 import predict
 from comparison.analysis import calibration_error
+from comparison.results import load_comparison
 from main import Args
 from model import MODELS
 from reading import onnx as reading_onnx
@@ -67,7 +68,9 @@ def test_shipped_weights_are_small_good_and_calibrated(model_type, shipped_test_
     images, labels = shipped_test_images
     classifier = predict.load_classifier(WEIGHTS[model_type])
     shares = predict.classify(classifier, images).softmax(dim=1).numpy()
-    assert (shares.argmax(axis=1) == labels.numpy()).mean() >= 0.99
+    accuracy = 100 * (shares.argmax(axis=1) == labels.numpy()).mean()
+    published = load_comparison(ROOT / "plots/results/best.json").networks[model_type].accuracies
+    assert accuracy > published.mean() - 0.2  # four standard deviations of a run
     assert calibration_error(shares, labels.numpy()) <= 0.5
 
 

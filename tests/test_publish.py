@@ -21,9 +21,10 @@ from comparison.results import (
     recipe_difference,
 )
 from comparison.tables import comparison_tables
-from experiments import data_size, publish, robustness
+from experiments import data_size, publish, robustness, weights
 from experiments.study import load_study, pack_study
 from model import MODELS, TITLES
+from reading.classifier import classify, load_classifier
 from utils.checkpoint import RUNS, load_checkpoint, load_weights
 
 SHOWN = ("baseline", "best", "record")  # of all networks
@@ -206,10 +207,7 @@ def compared(small, cli, monkeypatch, no_processes):
         monkeypatch.setattr(module, "RECIPES", {"tiny": tiny})
     monkeypatch.setattr(publish, "COMPARED_WITH", {"tiny": "tiny"})
     monkeypatch.setattr(publish, "STUDIES", {})
-    monkeypatch.setattr(publish, "WEIGHTS_RECIPE", "tiny")
-    monkeypatch.setattr(publish, "WEIGHTS", Path("weights"))  # data/ is that of all tests
     monkeypatch.setattr(publish, "SEEDS", 2)
-    monkeypatch.setattr(publish, "temperature_of", lambda model_type: 0.75)
     publish.RESULTS.mkdir(parents=True)
     for name in ("run", "pictures"):  # which are not measured here
         shutil.copy(ROOT / f"plots/results/{name}.json", publish.RESULTS)
@@ -226,7 +224,7 @@ def compared(small, cli, monkeypatch, no_processes):
     return small
 
 
-def test_full_results_are_published_with_tables_pictures_and_weights(compared, cli, monkeypatch):
+def test_full_results_are_published_with_tables_and_pictures(compared, cli, monkeypatch):
     code, out, err = cli(publish)
     assert code == 0 and "published as tiny" in out, err
     comparison = load_comparison(publish.RESULTS / "tiny.json")
@@ -241,11 +239,6 @@ def test_full_results_are_published_with_tables_pictures_and_weights(compared, c
     assert pictures == {f"{name}_tiny.png" for name in (
         "final", "digits", "hard_images", "confusion_matrix_CustomMLP", "misclassified_CustomMLP",
     )}  # fmt: skip
-    settings, weights = load_weights("weights/CustomMLP.pt")
-    assert settings == {"model_type": "CustomMLP", "deskew": False, "temperature": 0.75}
-    (folder,) = RUNS.glob("compare/*/CustomMLP-*-seed3")
-    trained = load_checkpoint(folder)["model"]
-    assert all(torch.equal(value, trained[name]) for name, value in weights.items())
     (path,) = publish.find_results().values()
     content = path.read_text()
     path.write_text(content.replace('"shipped": true', '"shipped": false'))
@@ -253,3 +246,34 @@ def test_full_results_are_published_with_tables_pictures_and_weights(compared, c
     path.write_text(content)
     monkeypatch.setattr(publish, "SEEDS", 3)
     assert not publish.find_results()
+
+
+def test_weights_are_those_of_the_runs_with_drawn_ones_calibrated(small, monkeypatch):
+    monkeypatch.setattr(weights, "MODELS", {"CustomMLP": MODELS["CustomMLP"]})
+    monkeypatch.setattr(weights, "RECIPES", {"best": {"epochs": 1, "lr": 0.02}})
+    monkeypatch.setattr(weights, "VAL_SIZE", 50)
+    monkeypatch.setattr(weights, "DRAWN", 20)
+    assert weights.shipped_files() == {}
+    runs = {}
+    for folder, args in weights.plan_runs().items():
+        weights.run_with_drawn(args, folder, False)
+        runs[folder.name] = load_checkpoint(folder)
+    ((path, content),) = weights.shipped_files().items()
+    Path("shipped.pt").write_bytes(content)
+    settings, state = load_weights("shipped.pt")
+    assert path.name == "CustomMLP.pt" and settings["model_type"] == "CustomMLP"
+    trained = runs["CustomMLP"]["model"]
+    assert all(torch.equal(value, trained[name]) for name, value in state.items())
+    # Fitted, so no other temperature suits the validation images better.
+    images, labels = dataset.load_splits("data", 50)[1]
+    logits = classify(load_classifier(str(weights.FOLDER / "CustomMLP-validation")), images)
+    temperatures = [factor * settings["temperature"] for factor in (0.95, 1, 1.05)]
+    losses = [torch.nn.functional.cross_entropy(logits / t, labels) for t in temperatures]
+    assert min(losses) == losses[1]
+
+
+def test_drawn_ones_are_ones_to_the_shipped_weights():
+    generator = np.random.default_rng(1)  # others than those that it was trained on
+    ones = torch.from_numpy(np.stack([weights.draw_one(generator) for _ in range(200)]))
+    shipped = load_classifier(ROOT / "data/weights/LeNet5.pt")
+    assert (classify(shipped, ones).argmax(dim=1) == 1).float().mean() > 0.97
