@@ -217,15 +217,16 @@ def _long_lines(mask: np.ndarray, length: int) -> np.ndarray:
     """
     lines = np.zeros(mask.shape, np.uint8)
     for pixels, result in ((mask, lines), (mask.T, lines.T)):
-        rows, columns = np.indices(pixels.shape)
+        height, width = pixels.shape
+        rows, columns = np.arange(height)[:, None], np.arange(width)
         for slope in np.tan(np.radians(np.arange(-8, 8.1, 2))):
-            shift = np.round(slope * (columns - pixels.shape[1] / 2)).astype(int)
-            sheared = np.take_along_axis(pixels, (rows + shift) % len(pixels), 0).astype(np.uint8)
+            shift = np.round(slope * (columns - width / 2)).astype(int)
+            sheared = np.take_along_axis(pixels, (rows + shift) % height, 0).astype(np.uint8)
             runs = ndimage.minimum_filter1d(sheared, length, 1, mode="constant")
             runs = ndimage.maximum_filter1d(
                 runs, length, 1, mode="constant", origin=0 if length % 2 else -1
             )
-            result |= np.take_along_axis(runs, (rows - shift) % len(pixels), 0)
+            result |= np.take_along_axis(runs, (rows - shift) % height, 0)
     return lines > 0
 
 

@@ -253,6 +253,8 @@ def first_sight(
     for parts in (3, 8, 0):
         for dark in (True, False):
             ink = find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
+            if dark and parts == 3:
+                dark_ink = ink
             sheet = Sheet(ink, classify, None)
             quality = sheet.quality(grey, dark)
             if best is None or quality > best[0] + 0.02:
@@ -263,8 +265,7 @@ def first_sight(
     paper = find_sheet(grey)
     if paper is not None:
         inside = np.where(paper, grey, np.median(grey[paper]))
-        ink = find_ink(grey, max(grey.shape) / 3, True, view.scale)
-        sheet = Sheet(np.where(paper, ink, 0), classify, None)
+        sheet = Sheet(np.where(paper, dark_ink, 0), classify, None)
         quality = sheet.quality(inside, True)
         if quality > best[0] - 0.05:
             best = quality, sheet, True, True

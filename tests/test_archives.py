@@ -24,7 +24,7 @@ def good(real):
     return [(f"train/{name}", content) for name, content in real["train"][:40]]
 
 
-def refuse(path, *tells):
+def assert_refused(path, *tells):
     """Assert that an archive is refused in one line, which tells this, and leaves no trace."""
     before = tree(path.parent)
     with pytest.raises(UserError) as refusal:
@@ -88,7 +88,7 @@ def test_hostile_archive_is_refused_and_leaves_no_trace(tmp_path, good, kind):
     member, content, tells = HOSTILE[kind]
     path = tmp_path / "train.tar"
     path.write_bytes(tar_bytes([*good[:30], (member, content), *good[30:]]))
-    refuse(path, tells)
+    assert_refused(path, tells)
 
 
 def test_what_a_mac_adds_to_an_archive_is_skipped(tmp_path, good):
@@ -143,7 +143,7 @@ def test_broken_archive_is_not_taken_for_a_shorter_one(tmp_path, good, damage, c
     tar = tar_bytes(good[:count])
     path = tmp_path / "train.tar"
     path.write_bytes(DAMAGE[damage](tar, tar.index(b"train/%05d_" % (count // 2))))
-    refuse(path)
+    assert_refused(path)
 
 
 def test_every_length_of_padding_is_accepted(tmp_path, good):
@@ -159,7 +159,7 @@ def test_every_length_of_padding_is_accepted(tmp_path, good):
 def test_archive_that_unpacks_to_gigabytes_is_refused(tmp_path, good, monkeypatch):
     monkeypatch.setattr(archives, "MAX_ARCHIVE_BYTES", 10_000)
     (tmp_path / "train.tar.xz").write_bytes(tar_bytes(good, "w:xz"))
-    refuse(tmp_path / "train.tar.xz", "more than 10,000 bytes")
+    assert_refused(tmp_path / "train.tar.xz", "more than 10,000 bytes")
 
 
 # --- Random damage ----------------------------------------------------------------------------
