@@ -277,3 +277,4 @@ def test_drawn_ones_are_ones_to_the_shipped_weights():
     ones = torch.from_numpy(np.stack([weights.draw_one(generator) for _ in range(200)]))
     shipped = load_classifier(ROOT / "data/weights/LeNet5.pt")
     assert (classify(shipped, ones).argmax(dim=1) == 1).float().mean() > 0.97
+    assert f"and {weights.DRAWN} drawn 1s" in (ROOT / "README.md").read_text()
