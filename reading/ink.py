@@ -9,6 +9,7 @@ from scipy import ndimage
 
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
+SHARP = 0.88  # of a sheet's brightness: it is darker beyond the edge
 
 Box = tuple[int, int, int, int]
 
@@ -39,7 +40,8 @@ def _strength(channel: np.ndarray) -> float:
 def find_sheet(grey: np.ndarray) -> np.ndarray | None:
     """Return which pixels of a picture [H, W] are on the one bright sheet in it; None without one.
 
-    A sheet is large and fills most of its box; what is beside its edge is left out.
+    A sheet is large, fills most of its box, and has a sharp edge, which fading light has not; what
+    is beside the edge is left out.
     """
     smooth = ndimage.gaussian_filter(grey, 2)
     labels, boxes = label(smooth > otsu(smooth.ravel()))
@@ -49,9 +51,13 @@ def find_sheet(grey: np.ndarray) -> np.ndarray | None:
     sheet = ndimage.binary_fill_holes(labels == largest)
     left, top, right, bottom = boxes[largest]
     share = sheet.sum() / ((right - left) * (bottom - top))
-    if not 0.2 < sheet.mean() < 0.95 or share < 0.6:
+    square, width = np.ones((3, 3)), max(2, max(grey.shape) // 100)
+    beside = ndimage.binary_dilation(~sheet, square, iterations=width)
+    if not 0.2 < sheet.mean() < 0.95 or share < 0.6 or beside.all():
         return None
-    return ndimage.binary_erosion(sheet, np.ones((3, 3)), iterations=max(2, max(grey.shape) // 100))
+    beyond = ndimage.binary_dilation(sheet, square, iterations=width) & ~sheet
+    step = np.median(smooth[beyond]) / np.median(smooth[sheet & beside])
+    return ~beside if step < SHARP else None
 
 
 def find_paper(grey: np.ndarray, size: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from reading import photos
 from reading.classifier import classify
 from reading.crops import area_weights, set_stroke, to_mnist
 from reading.groups import in_lines
-from reading.ink import otsu, remove_lines
+from reading.ink import find_sheet, otsu, remove_lines
 from reading.pictures import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
 
@@ -463,3 +463,12 @@ def test_photographs_of_iphones_are_opened(tmp_path):
     heif = pytest.importorskip("pillow_heif")
     heif.from_pillow(Image.new("RGB", (64, 48), "white")).save(tmp_path / "photo.heic")
     assert open_picture(tmp_path / "photo.heic").size == (64, 48)
+
+
+def test_a_sheet_has_a_sharp_edge():
+    grey = np.full((300, 400), 90, np.float32)
+    grey[40:260, 60:330] = 230
+    sheet = find_sheet(grey)
+    assert sheet is not None and sheet[50:250, 70:320].all() and not sheet[:35].any()
+    fading = 230 * (1 - 0.6 * np.linspace(0, 1, 400, dtype=np.float32) ** 2)
+    assert find_sheet(np.tile(fading, (300, 1))) is None
