@@ -51,13 +51,13 @@ def find_sheet(grey: np.ndarray) -> np.ndarray | None:
     sheet = ndimage.binary_fill_holes(labels == largest)
     left, top, right, bottom = boxes[largest]
     share = sheet.sum() / ((right - left) * (bottom - top))
+    if not 0.2 < sheet.mean() < 0.95 or share < 0.6:
+        return None
     square, width = np.ones((3, 3)), max(2, max(grey.shape) // 100)
     beside = ndimage.binary_dilation(~sheet, square, iterations=width)
-    if not 0.2 < sheet.mean() < 0.95 or share < 0.6 or beside.all():
-        return None
     beyond = ndimage.binary_dilation(sheet, square, iterations=width) & ~sheet
     step = np.median(smooth[beyond]) / np.median(smooth[sheet & beside])
-    return ~beside if step < SHARP else None
+    return ~beside if step < SHARP and not beside.all() else None
 
 
 def find_paper(grey: np.ndarray, size: float) -> np.ndarray:
