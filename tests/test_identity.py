@@ -22,12 +22,12 @@ def code(tmp_path, monkeypatch):
         shutil.copy(path, tmp_path / path.relative_to(ROOT))
     monkeypatch.setattr(identity, "ROOT", tmp_path)
     yield tmp_path
-    identity._definitions.cache_clear()
+    identity.source_of.cache_clear()
 
 
 def folder(model_type="LeNet5", **settings):
     """Return the folder of a run."""
-    identity._definitions.cache_clear()
+    identity.source_of.cache_clear()
     args = Args(model_type, device="cpu", **settings)
     return run_folder(args, group_folder(args, DATA))
 
@@ -57,6 +57,7 @@ def test_another_network_or_text_for_people_changes_nothing(code):
     before, other = folder(), folder("CustomMLP")
     edit(code / "model.py", "MODELS:", "class MyNet(LeNet5):\n    pass\n\n\nMODELS:")
     edit(code / "model.py", '"CustomMLP": CustomMLP,', '"CustomMLP": CustomMLP, "MyNet": MyNet,')
+    (code / "main_before.py").write_text("def train(:")  # nobody imports it
     edit(code / "model.py", "LeNet-5 with ReLU", "LeNet-5, as it is today, with ReLU")
     edit(code / "model.py", "x = F.relu(self.fc2(x))", "x = F.relu( self.fc2(x) )  # why")
     epochs = "    epochs: int ="
