@@ -111,23 +111,27 @@ def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
         return train, Split(test.images, test.labels)
     if val_size >= len(folder):
         raise UserError(f"--val_size {val_size}: leaves none of {len(folder)} to train on")
-    if digest(train) == SHIPPED["train"]:
-        chosen = torch.arange(len(folder)) >= len(folder) - val_size
-    else:
-        chosen = _last_of_every_class(train.labels, val_size)
+    from_the_end = torch.arange(val_size)
+    if digest(train) != SHIPPED["train"]:
+        from_the_end = nested_order(train.labels.flip(0))[:val_size]
+    chosen = torch.zeros(len(folder), dtype=torch.bool)
+    chosen[len(folder) - 1 - from_the_end] = True
     training = Split(train.images[~chosen], train.labels[~chosen])
     return training, Split(train.images[chosen], train.labels[chosen])
 
 
-def _last_of_every_class(labels: torch.Tensor, count: int) -> torch.Tensor:
-    """Choose count of the labels, the same share of each class; returns bool [N]."""
-    share = torch.zeros(len(labels), dtype=torch.float64)  # of its class that comes after an image
+def nested_order(labels: torch.Tensor) -> torch.Tensor:
+    """Return an order, int64 [N], whose first n images have the class shares of the whole.
+
+    The j-th of a class's m images stands at (j - 1/2) / m, and images are sorted by that. So the
+    first n hold the first images of each class, as many as Sainte-Lague's method allots.
+    """
+    places = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        share[rows] = torch.arange(len(rows)).flip(0).double() / len(rows)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[share.argsort(stable=True)[:count]] = True
-    return chosen
+        of_class = labels == label
+        count = int(of_class.sum())
+        places[of_class] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return places.argsort(stable=True)
 
 
 def digest(split: Split) -> str:

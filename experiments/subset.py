@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dataset import Split, load_splits
+from dataset import Split, load_splits, nested_order
 from main import Args, run
 from utils.checkpoint import History
 from utils.settings import setting
@@ -22,20 +22,6 @@ class SubsetArgs(Args):
 
     images: int = setting(60_000, "training images", 1)
     steps: int = setting(STEPS, "steps of SGD", 1)
-
-
-def nested_order(labels: torch.Tensor) -> torch.Tensor:
-    """Return an order, int64 [N], whose first n images have the class shares of the whole.
-
-    The j-th of a class's m images stands at (j - 1/2) / m, and images are sorted by that. So the
-    first n hold the first images of each class, as many as Sainte-Lague's method allots.
-    """
-    places = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        of_class = labels == label
-        count = int(of_class.sum())
-        places[of_class] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    return places.argsort(stable=True)
 
 
 def run_on_subset(args: SubsetArgs, folder: Path, verbose: bool = True) -> History:

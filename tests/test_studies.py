@@ -11,7 +11,7 @@ import dataset
 import main
 from experiments import ablation, data_size, robustness
 from experiments.study import load_study
-from experiments.subset import SubsetArgs, nested_order, run_on_subset
+from experiments.subset import SubsetArgs, run_on_subset
 from utils.checkpoint import RUNS, load_checkpoint
 
 # --- Ablation ---------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(
 
 def test_the_first_images_have_the_shares_of_the_whole_and_are_each_class_first(workplace):
     labels = dataset.load_splits("data", 0)[0].labels
-    order = nested_order(labels)
+    order = dataset.nested_order(labels)
     assert sorted(order.tolist()) == list(range(2000))
     shares = labels.bincount() / 2000
     for size in (10, 100, 333, 1999):  # each a start of the same order: nested
@@ -89,7 +89,7 @@ def test_a_run_sees_only_its_subset_and_each_image_as_often(small, monkeypatch):
     images, counts = torch.stack(seen).unique(dim=0, return_counts=True)
     assert (len(seen), len(images), set(counts.tolist())) == (15 * 64, 30, {32})
     training = dataset.load_splits("data", 0)[0]
-    chosen = dataset.normalise(training.images[nested_order(training.labels)[:30]])
+    chosen = dataset.normalise(training.images[dataset.nested_order(training.labels)[:30]])
     assert torch.equal(images, chosen.unique(dim=0))
 
 
