@@ -31,7 +31,7 @@ from main import RECIPES, Args, run
 from model import MODELS, TITLES
 from utils.checkpoint import RUNS, has_checkpoint, load_checkpoint
 from utils.files import PLOTS, UserError, atomic_write, write_all
-from utils.settings import add_settings, given_settings
+from utils.settings import add_settings, given_settings, positive
 
 CONTRAST = ("LeNet5", "CustomMLP")  # what does convolution bring?
 
@@ -184,13 +184,11 @@ def parse_flags() -> argparse.Namespace:
     parser = ManyRunsParser(__doc__, seeds=10)
     parser.add_argument("--first_seed", type=int, default=0, help="then 1 more each (default: 0)")
     parser.add_argument(
-        "--at_once", type=int, default=cores(), help="runs side by side on a CPU (default: cores)"
+        "--at_once", type=positive, default=cores(), help="side by side on a CPU (default: cores)"
     )
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="show these runs of main.py")
     add_settings(parser, Args, RECIPES, leave_out=("model_type", "seed", "val_size", "data_dir"))
     flags = parser.parse_args()
-    if flags.at_once < 1:
-        parser.error(f"--at_once {flags.at_once}: must be at least 1")
     others = [name for name in vars(flags) if vars(flags)[name] != parser.get_default(name)]
     if flags.runs and others != ["runs"]:
         parser.error(f"--runs trains nothing, so --{min(set(others) - {'runs'})} has no meaning")

@@ -19,7 +19,7 @@ from utils.checkpoint import History, has_checkpoint, load_checkpoint
 from utils.device import select_device
 from utils.files import UserError, acquire_lock
 from utils.metrics import format_row
-from utils.settings import Parser
+from utils.settings import Parser, positive
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
 
@@ -42,19 +42,13 @@ class ManyRunsParser(Parser):
             help=f"networks of {', '.join(MODELS)} (default: {default})",
         )  # fmt: skip
         self.add_argument(
-            "--seeds", type=int, default=seeds, help=f"runs of each (default: {seeds})"
+            "--seeds", type=positive, default=seeds, help=f"runs of each (default: {seeds})"
         )
         self.add_argument("--data_dir", default=Args.data_dir, help="of the images")
         self.add_argument(
             "--cluster", metavar="tcp://HOST:8786", default="",
             help="train on the workers of this Dask scheduler (default: on this machine)",
         )  # fmt: skip
-
-    def parse_args(self, *args: Any, **options: Any) -> Any:
-        flags = super().parse_args(*args, **options)
-        if flags.seeds < 1:
-            self.error(f"--seeds {flags.seeds}: must be at least 1")
-        return flags
 
 
 # --- Training side by side --------------------------------------------------------------------

@@ -19,6 +19,7 @@ from dataset import load_splits
 from experiments.study import Study, final_accuracies, finish_study, train_runs
 from main import RECIPES, Args, run
 from model import TITLES
+from utils.settings import positive
 
 BEST = RECIPES["best"]
 NETWORKS = ["LeNet5", "CustomMLP"]
@@ -135,11 +136,9 @@ def main() -> None:
     parser = ManyRunsParser(__doc__, SEEDS, NETWORKS)
     parser.add_argument("--epochs", type=int, help="per run (default: 20, or the step's)")
     parser.add_argument(
-        "--val_size", type=int, default=VAL_SIZE, help=f"images (default: {VAL_SIZE})"
+        "--val_size", type=positive, default=VAL_SIZE, help=f"images (default: {VAL_SIZE})"
     )
     flags = parser.parse_args()
-    if flags.val_size < 1:
-        parser.error(f"--val_size {flags.val_size}: must be at least 1")
     shared: dict[str, Any] = {"val_size": flags.val_size, "data_dir": flags.data_dir}
     steps = all_steps()
     if flags.epochs is not None:

@@ -164,14 +164,14 @@ def test_a_short_study_takes_finished_runs_as_they_were_tested(
 
 
 @pytest.mark.parametrize("module, flags, tells", [
-    (compare, ("--seeds", 0), "--seeds 0"),
-    (compare, ("--at_once", 0), "--at_once 0"),
+    (compare, ("--seeds", 0), "--seeds: 0: must be at least 1"),
+    (compare, ("--at_once", "two"), "--at_once"),
     (compare, ("--models", "VGG"), "LeNet5, LeNet5_regularization, CustomMLP"),
     (compare, ("--lr", -1), "--lr -1"),
     (compare, ("--recipe", "secret"), "baseline, best, record, fast"),
     (compare, ("--seed", 3), "--seed"),
     (compare, ("--runs", "one", "--lr", 0.1), "--lr"),
-    (ablation, ("--val_size", 0), "--val_size 0"),
+    (ablation, ("--val_size", 0), "--val_size"),
     (ablation, ("--val_size", 5000), "--val_size 5000"),
     (data_size, ("--sizes", 301, "--steps", 5), "--sizes 301"),
     (data_size, ("--sizes", 0), "--images 0"),

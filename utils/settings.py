@@ -47,6 +47,13 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise UserError(f"--{name} {value}: unknown; known are {', '.join(choices)}")
 
 
+def positive(text: str) -> int:
+    """Return a flag's whole number of at least 1: a type for argparse."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return int(text)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are UserErrors: one line instead of a page of usage."""
 
