@@ -12,7 +12,7 @@ from comparison.results import NetworkRuns
 from comparison.stats import Summary, describe
 from model import TITLES
 from utils.classes import CLASSES
-from utils.plots import PALETTE, colour_of, epoch_axis, image_grid, metric_scale, subplots, to_png
+from utils.plots import PALETTE, colour_of, epoch_axis, metric_scale, subplots, to_png
 
 
 def legend_below(figure: Figure, axis: Axes, title: str) -> None:
@@ -143,7 +143,9 @@ def plot_misclassified(
     predictions = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predictions != labels)
     worst = wrong[np.argsort(-probabilities[wrong, predictions[wrong]])][:20]
-    figure, axes = image_grid(4, 5, (8, 7.6))
+    figure, axes = subplots(4, 5, figsize=(8, 7.6))
+    for axis in axes.flat:
+        axis.axis("off")
     for axis, index in zip(axes.flat, worst, strict=False):
         axis.imshow(images[index], cmap="gray_r")
         guess = predictions[index]

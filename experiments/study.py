@@ -64,14 +64,8 @@ def train_runs(
 ) -> dict[Key, list[Path]]:
     """Train what is missing of a study's runs; return key -> their folders, in order of seed.
 
-    Args:
-        run: main.run(), or what is called like it.
-        plan: key -> settings of its runs, in order of seed.
-        splits: the images to train on and to evaluate on, as loaded.
-        cluster: see train_all().
-
-    Raises:
-        UserError: if runs fail.
+    The plan is key -> settings of its runs, in order of seed; the splits are as loaded. UserError
+    if runs fail.
     """
     data = [digest(split) for split in splits]
     jobs = {}

@@ -43,13 +43,6 @@ def to_png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def image_grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    figure, axes = subplots(rows, columns, figsize=size, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    return figure, axes
-
-
 def _nearness(accuracy: np.ndarray) -> np.ndarray:
     """Map accuracies in percent to a scale on which half the errors are one step everywhere."""
     return -np.log10(np.maximum(100 - np.asarray(accuracy), 0.01))
@@ -81,14 +74,15 @@ def epoch_axis(axis: Axes) -> None:
 
 def plot_samples(images: np.ndarray, labels: Sequence[int]) -> bytes:
     """Draw the first 50 images uint8 [N, 28, 28] as they are stored, each under its label."""
-    figure, axes = image_grid(1, 1, (8, 4.2))
+    figure, axis = subplots(figsize=(8, 4.2))
+    axis.axis("off")
     side = 40  # pixels between two images: one picture draws faster than 50
     mosaic = np.full((5 * side + 6, 10 * side), 255, np.uint8)
     for index, (image, label) in enumerate(zip(images[:50], labels[:50], strict=True)):
         row, column = side * (index // 10), side * (index % 10)
         mosaic[row + 12 :, column + 6 :][:28, :28] = image
-        axes[0, 0].text(column + 20, row + 10, str(label), ha="center", fontsize=11)
-    axes[0, 0].imshow(mosaic, cmap="gray", vmin=0, vmax=255)
+        axis.text(column + 20, row + 10, str(label), ha="center", fontsize=11)
+    axis.imshow(mosaic, cmap="gray", vmin=0, vmax=255)
     return to_png(figure)
 
 
