@@ -1,6 +1,7 @@
 """comparison/identity.py: what makes two runs the same."""
 
 import shutil
+import sys
 
 import pytest
 import torch
@@ -50,6 +51,15 @@ def edit(path, old, new):
 def test_other_code_is_another_run(code, name, old, new):
     before = folder()
     edit(code / name, old, new)
+    assert folder() != before
+
+
+def test_code_in_a_file_of_ones_own_counts(code, monkeypatch):
+    monkeypatch.setitem(sys.modules, "losses", None)  # as if main.py had imported it
+    (code / "losses.py").write_text("def focal(logits, labels): return logits")
+    edit(code / "main.py", "loss = F.cross_entropy", "loss = losses.focal")
+    before = folder()
+    edit(code / "losses.py", "return logits", "return labels")
     assert folder() != before
 
 
