@@ -56,17 +56,21 @@ def source_of(name: str, path: str) -> list[str]:
                     pending.append(node.id)
                 elif isinstance(node, ast.Attribute):
                     pending.append(node.attr)
+                elif isinstance(node, ast.alias):
+                    pending.append(node.name)
     return sorted(sources)
 
 
-def _definitions(path: Path) -> dict[str, ast.stmt]:
-    """Return a file's functions, classes and constants by name, without docstrings."""
-    definitions: dict[str, ast.stmt] = {}
+def _definitions(path: Path) -> dict[str, ast.AST]:
+    """Return a file's functions, classes, constants and renamed imports, without docstrings."""
+    definitions: dict[str, ast.AST] = {}
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         names = []
         for node in ast.walk(statement):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 names.append(node.id)
+            if isinstance(node, ast.alias) and node.asname:
+                definitions[node.asname] = node
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
                 node.body = node.body[1:] or [ast.Pass()]
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):

@@ -57,7 +57,8 @@ def test_other_code_is_another_run(code, name, old, new):
 def test_code_in_a_file_of_ones_own_counts(code, monkeypatch):
     monkeypatch.setitem(sys.modules, "losses", None)  # as if main.py had imported it
     (code / "losses.py").write_text("def focal(logits, labels): return logits")
-    edit(code / "main.py", "loss = F.cross_entropy", "loss = losses.focal")
+    edit(code / "main.py", "loss = F.cross_entropy", "loss = smooth")
+    edit(code / "main.py", "import torch\n", "import torch\nfrom losses import focal as smooth\n")
     before = folder()
     edit(code / "losses.py", "return logits", "return labels")
     assert folder() != before
