@@ -27,6 +27,7 @@ class Group:
     mask: np.ndarray  # bool [h, w]
     image: np.ndarray  # uint8 [28, 28]
     confidence: float
+    label: int  # what the network takes it for
 
     def __post_init__(self) -> None:
         self.height, self.width = self.mask.shape

@@ -5,7 +5,7 @@ Ink and masks are arrays [H, W], boxes (left, top, right, bottom) in pixels.
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, spatial
 
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
@@ -40,24 +40,25 @@ def _strength(channel: np.ndarray) -> float:
 def find_sheet(grey: np.ndarray) -> np.ndarray | None:
     """Return which pixels of a picture [H, W] are on the one bright sheet in it; None without one.
 
-    A sheet is large, fills most of its box, and has a sharp edge, which fading light has not; what
-    is beside the edge is left out.
+    A sheet is large, bright and convex, and has a sharp edge, which fading light has not; what is
+    beside the edge is left out.
     """
     smooth = ndimage.gaussian_filter(grey, 2)
     labels, boxes = label(smooth > otsu(smooth.ravel()))
     if not boxes:
         return None
     largest = int(np.argmax(np.bincount(labels.ravel())[1:])) + 1
-    sheet = ndimage.binary_fill_holes(labels == largest)
-    left, top, right, bottom = boxes[largest]
-    share = sheet.sum() / ((right - left) * (bottom - top))
-    if not 0.2 < sheet.mean() < 0.95 or share < 0.6:
+    bright = labels == largest
+    sheet = ndimage.binary_fill_holes(bright)
+    if not 0.2 < sheet.mean() < 0.95 or bright.sum() < 0.8 * sheet.sum():
         return None
     square, width = np.ones((3, 3)), max(2, max(grey.shape) // 100)
     beside = ndimage.binary_dilation(~sheet, square, iterations=width)
     beyond = ndimage.binary_dilation(sheet, square, iterations=width) & ~sheet
     step = np.median(smooth[beyond]) / np.median(smooth[sheet & beside])
-    return ~beside if step < SHARP and not beside.all() else None
+    outline = np.argwhere(sheet & ~ndimage.binary_erosion(sheet, square))
+    convexity = sheet.sum() / spatial.ConvexHull(outline).volume
+    return ~beside if step < SHARP and convexity > 0.95 and not beside.all() else None
 
 
 def find_paper(grey: np.ndarray, size: float) -> np.ndarray:

@@ -80,10 +80,10 @@ class Sheet:
         if not pieces:
             return []
         images = [draw(self.ink, box, mask) for box, mask in pieces]
-        shares = self.classify(np.stack(images)).max(axis=1)
+        rows = self.classify(np.stack(images))
         return [
-            Group(self.ink.shape, box, mask, image, float(share))
-            for (box, mask), image, share in zip(pieces, images, shares, strict=True)
+            Group(self.ink.shape, box, mask, image, float(row.max()), int(row.argmax()))
+            for (box, mask), image, row in zip(pieces, images, rows, strict=True)
         ]
 
     # Pieces that belong together
@@ -138,6 +138,11 @@ class Sheet:
         """Return how much surer the network is of a whole than it should be to prefer the parts."""
         parts = sorted([self.worth(first), self.worth(second)])
         if parts[0] == 0:
+            digit = max(first, second, key=self.worth)
+            bar = first if digit is second else second
+            changed = digit.label != whole.label and digit.confidence > 0.9
+            if changed and bar.box[1] >= digit.box[3]:  # underlined
+                return -1.0
             return whole.confidence - parts[1] + 0.02
         linked = any(enclose([place, whole.box]) == place for place in self.places)
         return whole.confidence - parts[0] + (0.05 if linked else -0.1)
@@ -259,16 +264,16 @@ def first_sight(
             quality = sheet.quality(grey, dark)
             if best is None or quality > best[0] + 0.02:
                 best = quality, sheet, dark, parts > 0
-        if best and best[0] > 0.9:
-            return best
-    assert best is not None
-    paper = find_sheet(grey)
-    if paper is not None:
-        inside = np.where(paper, grey, np.median(grey[paper]))
-        sheet = Sheet(np.where(paper, dark_ink, 0), classify, None)
-        quality = sheet.quality(inside, True)
-        if quality > best[0] - 0.05:
-            best = quality, sheet, True, True
+        assert best is not None
+        if best[0] > 0.9:
+            break
+        paper = find_sheet(grey) if parts == 3 else None
+        if paper is not None:
+            inside = np.where(paper, grey, np.median(grey[paper]))
+            sheet = Sheet(np.where(paper, dark_ink, 0), classify, None)
+            quality = sheet.quality(inside, True)
+            if quality > best[0]:
+                return quality, sheet, True, True
     return best
 
 

@@ -472,3 +472,13 @@ def test_a_sheet_has_a_sharp_edge():
     assert sheet is not None and sheet[50:250, 70:320].all() and not sheet[:35].any()
     fading = 230 * (1 - 0.6 * np.linspace(0, 1, 400, dtype=np.float32) ** 2)
     assert find_sheet(np.tile(fading, (300, 1))) is None
+
+
+def test_underlined_digits_are_read(digits):
+    for images in digits[:12].reshape(3, 4, 28, 28):
+        ink = np.hstack([np.pad(image, 5) for image in images])
+        page = Image.fromarray(255 - ink).resize((608, 152)).convert("RGB")
+        plain = read(page)
+        for left in range(25, 608, 152):
+            ImageDraw.Draw(page).line((left, 136, left + 100, 139), "black", 6)
+        assert read(page) == plain
