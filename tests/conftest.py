@@ -3,11 +3,13 @@
 import csv
 import importlib
 import io
+import multiprocessing.forkserver
 import os
 import re
 import shlex
 import sys
 import tarfile
+import time
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from itertools import islice
@@ -22,7 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
-import compare
+import predict
 from comparison import runs
 from utils.command import run_command
 from utils.files import UserError
@@ -106,6 +108,14 @@ def commands(page):
     """Return the command lines of a page's sh blocks, without their comments."""
     blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+def wait_for(condition):
+    """Wait until condition() is true."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 def decode(content):
@@ -217,6 +227,27 @@ class ThisProcess(Executor):
         return future
 
 
+@pytest.fixture(scope="session")
+def forkserver():
+    """The way to start processes that does not import PyTorch and the tests for each of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "compare", "utils.plots", "conftest"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def run_module(module, *flags):
+    """Run a script's main() in this process, which ends with it; stderr goes to stderr.txt."""
+    # A cluster launcher's variables mean nothing without torchrun.
+    os.environ |= {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    sys.argv[1:] = flags
+    sys.stderr = open("stderr.txt", "a")  # noqa: SIM115
+    os.dup2(sys.stderr.fileno(), 2)  # for its own processes too
+    run_command(importlib.import_module(module).main)
+
+
 @pytest.fixture
 def no_processes(monkeypatch):
     """Let compare.py and the studies train in this process."""
@@ -224,9 +255,17 @@ def no_processes(monkeypatch):
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Let compare.py draw nothing, which takes longer than short runs."""
-    monkeypatch.setattr(compare, "draw_plots", lambda *_: {})
+def empty_plots(monkeypatch):
+    """Let plots be empty files, as to render one takes longer than a short run."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="session")
+def shipped_test_images():
+    """MNIST's 10,000 test images, decoded once."""
+    return predict.shipped_test_images()
 
 
 @pytest.fixture

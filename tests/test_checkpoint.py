@@ -1,7 +1,6 @@
 """utils/checkpoint.py: the same run whatever interrupts it, and which run may be resumed how."""
 
 import itertools
-import multiprocessing.forkserver
 import os
 import shutil
 import signal
@@ -10,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, load_run, same_run, tree, write_archives
+from conftest import ROOT, load_run, run_module, same_run, tree, write_archives
 from hypothesis import given
 from mutations import mutate, mutations
 
 import main
 from main import RECIPES, Args
 from utils.checkpoint import RUNS, load_checkpoint, load_weights, new_run, resumed_run
-from utils.command import run_command
 from utils.files import UserError, acquire_lock
 
 MODEL = "LeNet5_regularization"
@@ -32,26 +30,6 @@ def train(name, epochs, model_type="CustomMLP", **settings):
 # --- Interruptions ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def forkserver():
-    """The way to start processes that does not import PyTorch and these tests for each of them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "utils.plots", "test_checkpoint"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
-        multiprocessing.forkserver.ensure_running()
-    return context
-
-
-def command(*flags):
-    """Run main.py in this process, which ends with it."""
-    # A cluster launcher's variables mean nothing without torchrun.
-    os.environ |= {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
-    sys.argv[1:] = flags
-    sys.stderr = open("stderr.txt", "a")  # noqa: SIM115
-    run_command(main.main)
-
-
 def killed_command(module, function, call, *flags):
     """Run main.py until that call of a function, which kills this process."""
     original, calls = getattr(sys.modules[module], function), itertools.count(1)
@@ -62,7 +40,7 @@ def killed_command(module, function, call, *flags):
         return original(*arguments, **options)
 
     setattr(sys.modules[module], function, counted)
-    command(*flags)
+    run_module("main", *flags)
 
 
 def test_killed_and_resumed_run_ends_as_if_never_interrupted(small, cli, forkserver):
@@ -88,7 +66,8 @@ def test_killed_and_resumed_run_ends_as_if_never_interrupted(small, cli, forkser
 
 
 def test_two_runs_at_once_on_a_fresh_clone_and_one_in_this_process_are_the_same(fresh, forkserver):
-    both = [forkserver.Process(target=command, args=(*MLP, "--epochs", "2")) for _ in range(2)]
+    words = ("main", *MLP, "--epochs", "2")
+    both = [forkserver.Process(target=run_module, args=words) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

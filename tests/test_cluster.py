@@ -11,14 +11,13 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, commands, same_run, write_archives
+from conftest import ROOT, commands, same_run, wait_for, write_archives
 from distributed import Client
 from tqdm import tqdm
 
@@ -27,7 +26,6 @@ import main
 from comparison import cluster, runs
 from experiments import ablation, data_size, robustness
 from main import Args
-from utils.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 SCHEDULER, WORKER, COMMAND = [
@@ -49,13 +47,6 @@ def run(args, folder, verbose=True):
         time.sleep(0.02)
     return main.run(args, folder, verbose)
 """
-
-
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def checkout(folder):
@@ -94,9 +85,9 @@ class Machines:
         self.processes.append(process)
         return process
 
-    def start_workers(self, count, home=None):
+    def start_workers(self, count, *flags, home=None):
         line = WORKER.replace("tcp://HOST:8786", self.address)
-        flags = ("--local-directory", self.folder / "scratch", "--nworkers", count)
+        flags += ("--local-directory", self.folder / "scratch", "--nworkers", count)
         return self.start(line, *flags, home=home)
 
     def workers(self):
@@ -132,7 +123,7 @@ def two_workers(machines):
 
 
 @pytest.fixture
-def home(machines, monkeypatch, no_pictures):
+def home(machines, monkeypatch, empty_plots):
     """The client's folder, where runs wait at the gate."""
     monkeypatch.chdir(machines.home)
     monkeypatch.syspath_prepend(machines.folder / "modules")
@@ -178,7 +169,7 @@ def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, 
     def change_workers():
         wait_for(lambda: len(at_gate()) == 2)
         before = machines.workers()
-        refused = machines.start_workers(1, machines.folder / "modules")
+        refused = machines.start_workers(1, "--no-nanny", home=machines.folder / "modules")
         os.kill(next(iter(machines.client.run(os.getpid).values())), signal.SIGKILL)
         wait_for(lambda: refused.poll() is not None)
         assert "modules: not a checkout" in machines.log_of(refused)
@@ -208,7 +199,7 @@ def test_a_worker_with_other_code_is_refused_until_it_is_corrected(two_workers, 
     (changed / "runs").symlink_to(home / "runs")
     (changed / "data").symlink_to(home / "data")
     before = len(machines.workers())
-    process = machines.start_workers(1, changed)
+    process = machines.start_workers(1, home=changed)
     wait_for(lambda: len(machines.workers()) == before + 1)
     flags = (*FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
     code, _, err = cli(compare, *flags)
@@ -240,26 +231,6 @@ def test_other_images_runs_or_threads_are_refused(small, monkeypatch, real, tmp_
     write_archives(Path("data"), real, 200, 100)
     cluster.image_digests.cache_clear()
     assert "images" in refusal()
-
-
-def test_two_users_do_not_train_a_run_twice(two_workers, home, capfd):
-    import gated
-
-    jobs = {Path(f"runs/two{seed}"): Args("CustomMLP", epochs=2, seed=seed) for seed in range(2)}
-    failed = []
-
-    def train():
-        failed.append(runs.train_all(gated.run, jobs, 1, two_workers.address))
-
-    def open_gate():
-        wait_for(lambda: len(at_gate()) == 2)
-        wait_for(lambda: two_workers.count_tasks() == 4)
-        Path("gate").touch()
-
-    with meanwhile(train), meanwhile(open_gate):
-        train()
-    assert failed == [[], []] and sorted(at_gate()) == sorted(map(str, jobs))
-    assert all(load_checkpoint(folder)["epoch"] == 2 for folder in jobs)
 
 
 def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli, no_processes):

@@ -112,7 +112,7 @@ def test_finished_runs_are_kept_and_a_plot_costs_no_result(finished, cli, monkey
 
 
 def test_other_labels_in_the_same_folder_are_other_runs(
-    compared, tmp_path, monkeypatch, cli, no_processes, no_pictures
+    compared, tmp_path, monkeypatch, cli, no_processes, empty_plots
 ):
     shutil.copytree(compared, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
@@ -123,7 +123,7 @@ def test_other_labels_in_the_same_folder_are_other_runs(
 
 
 def test_a_failed_run_is_reported_and_the_others_are_compared(
-    small, cli, no_processes, no_pictures
+    small, cli, no_processes, empty_plots
 ):
     args = main.Args(model_type="CustomMLP", seed=1, epochs=1)
     data = [dataset.digest(split) for split in dataset.load_splits("data", 0)]

@@ -35,14 +35,14 @@ def digits(real):
 
 
 def write_sheet(path, images, columns=10):
-    """Write images as dark digits in rows on paper, four times enlarged."""
+    """Write images as dark digits in rows on paper, twice enlarged."""
     rows = -(-len(images) // columns)
-    paper = np.full((rows * 192 + 60, columns * 144 + 60), 240.0)
+    paper = np.full((rows * 96 + 30, columns * 72 + 30), 240.0)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        ink = np.asarray(Image.fromarray(image).resize((112, 112), Image.Resampling.BICUBIC))
-        y, x = 192 * row + 70, 144 * column + 46
-        paper[y : y + 112, x : x + 112] -= ink * 0.8
+        ink = np.asarray(Image.fromarray(image).resize((56, 56), Image.Resampling.BICUBIC))
+        y, x = 96 * row + 35, 72 * column + 23
+        paper[y : y + 56, x : x + 56] -= ink * 0.8
     paper += np.random.default_rng(0).normal(0, 2, paper.shape)
     Image.fromarray(paper.clip(0, 255).astype(np.uint8)).save(path)
 
@@ -51,12 +51,6 @@ def write_sheet(path, images, columns=10):
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def shipped_test_images():
-    """MNIST's 10,000 test images, decoded once."""
-    return predict.shipped_test_images()
 
 
 # --- Weights ----------------------------------------------------------------------------------
@@ -103,8 +97,8 @@ def test_a_line_per_picture_and_all_of_it_as_json(place, digits, cli):
     assert content["uncertain"] == content["warnings"] == []
     boxes, shares = np.array(content["boxes"]), np.array(content["probabilities"])
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    expected = [[102 + 144 * column, 126 + 192 * row] for row in range(2) for column in range(3)]
-    assert np.abs(centres - expected).max() < 30
+    expected = [[51 + 72 * column, 63 + 96 * row] for row in range(2) for column in range(3)]
+    assert np.abs(centres - expected).max() < 15
     assert np.allclose(shares.sum(axis=1), 1, atol=1e-4)
     assert shares.argmax(axis=1).tolist() == labels[1:7].tolist()
     worst = shares.max(axis=1).argmin()
@@ -128,7 +122,7 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     write_sheet(names[0], digits[0][:2])
     shutil.copy(names[0], names[1])
     with Image.open(names[0]) as picture:
-        picture.crop((0, 0, 244, picture.height)).save(names[2])  # through the second digit
+        picture.crop((0, 0, 122, picture.height)).save(names[2])  # through the second digit
     Image.new("L", (300, 200), 250).save("empty.png")
     Path("text.txt").write_text("seven")
     code, out, err = cli(predict, "none.jpg", "empty.png", "text.txt", *names)

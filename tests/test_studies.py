@@ -138,7 +138,7 @@ def test_failures_are_found_on_either_side_of_the_neutral_strength():
 
 
 def test_a_short_study_takes_finished_runs_as_they_were_tested(
-    small, cli, monkeypatch, no_processes, no_pictures
+    small, cli, monkeypatch, no_processes, empty_plots
 ):
     short = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1)
     assert cli(compare, *short)[0] == 0
