@@ -52,19 +52,12 @@ def tar_bytes(members, mode="w"):
     return content.getvalue()
 
 
-def first_members(real, sizes):
-    """Return plain tars of so many first images of each split: split -> bytes."""
-    return {
-        split: tar_bytes((f"{split}/{name}", content) for name, content in real[split][:size])
-        for split, size in sizes.items()
-    }
-
-
 def write_archives(folder, real, num_train, num_test):
     """Write archives of the first images of each split."""
     folder.mkdir(exist_ok=True)
-    for split, content in first_members(real, {"train": num_train, "test": num_test}).items():
-        (folder / f"{split}.tar").write_bytes(content)
+    for split, number in (("train", num_train), ("test", num_test)):
+        members = [(f"{split}/{name}", content) for name, content in real[split][:number]]
+        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
     return folder
 
 
@@ -75,13 +68,6 @@ def tree(folder):
         for path in sorted(folder.rglob("*"))
         if path.name != ".lock"
     }
-
-
-def special(name, kind, target=""):
-    """Return a member of another kind than a file: a folder, a link, a device."""
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member
 
 
 def load_run(name):
@@ -135,12 +121,6 @@ def real():
 
 
 @pytest.fixture(scope="session")
-def archives(real):
-    """Plain tars of those members: split -> bytes."""
-    return first_members(real, SIZES)
-
-
-@pytest.fixture(scope="session")
 def small_data(tmp_path_factory, real):
     """A data folder of 300 and 100 images, for tests that only read it: extracted once."""
     return write_archives(tmp_path_factory.mktemp("small_data"), real, 300, 100)
@@ -159,16 +139,6 @@ def fresh(tmp_path, monkeypatch, real):
     """A working folder with archives of 300 and 100 images of its own, not yet extracted."""
     monkeypatch.chdir(tmp_path)
     write_archives(tmp_path / "data", real, 300, 100)
-    return tmp_path
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch, archives):
-    """A working folder with larger archives of its own, not yet extracted."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    for split, content in archives.items():
-        (tmp_path / "data" / f"{split}.tar").write_bytes(content)
     return tmp_path
 
 

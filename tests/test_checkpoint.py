@@ -15,7 +15,7 @@ from mutations import mutate, mutations
 
 import main
 from main import RECIPES, Args
-from utils.checkpoint import RUNS, load_checkpoint, load_weights, new_run, resumed_run
+from utils.checkpoint import RUNS, load_checkpoint, load_weights
 from utils.files import UserError, acquire_lock
 
 MODEL = "LeNet5_regularization"
@@ -145,12 +145,6 @@ def change(folder, **parts):
     torch.save(content | parts, folder / "checkpoint.pt")
 
 
-def test_the_newest_run_is_resumed(finished):
-    os.utime(RUNS / "best" / "checkpoint.pt", (2e9, 2e9))
-    with resumed_run(Args, {"epochs": 7}, None) as (args, folder):
-        assert (folder, args.epochs, args.deskew) == (RUNS / "best", 7, True)
-
-
 @pytest.mark.parametrize("name, flags, words", [
     ("done", ("--model_type", "LeNet5"), "--model_type CustomMLP, not LeNet5"),
     ("done", ("--lr", 0.5), "--lr 0.001, not 0.5"),
@@ -230,25 +224,13 @@ def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, ref
         assert "another process is training this run; wait until it ends" in err
         (finished / "checkpoint.pt").unlink()  # as a process has it that has not yet written one
         assert "taken by another run" in refused(main, *MLP, "--name", "done")
-    with new_run("CustomMLP", "done") as folder:
-        assert folder == RUNS / "done"
-    with new_run("LeNet5", None) as folder, new_run("LeNet5", None) as other:
-        assert (folder, other) == (RUNS / "LeNet5", RUNS / "LeNet5-2")
-    assert not folder.exists() and not other.exists()  # as no epoch was trained
 
 
 # --- Damage -----------------------------------------------------------------------------------
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 DAMAGE = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
-    "flipped bit": flip,
     "of another program": lambda path: torch.save({"model": {}}, path),
     "missing": Path.unlink,
 }

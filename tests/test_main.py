@@ -186,14 +186,6 @@ def test_what_ends_a_resumed_run_leaves_the_last_good_checkpoint(
     assert tree(small) == before
 
 
-@pytest.mark.parametrize("place", ["plots", "runs"])
-def test_place_that_is_no_folder_is_one_line(small, cli, place):
-    Path(place).write_text("a file")
-    code, _, err = cli(main, *MLP, "--epochs", 1)
-    assert (code, err.count("\n")) == (2, 1)
-    assert place in err and Path(place).read_text() == "a file"
-
-
 # --- Initial weights --------------------------------------------------------------------------
 
 

@@ -112,7 +112,3 @@ def test_regularization_acts():
     assert torch.equal(network(images), network(images))
     assert not torch.allclose(network(images), once, atol=1e-2)
     assert torch.equal(*dropped[-1])
-
-
-def test_other_flags_are_refused(refused):
-    assert "--nonsense" in refused(model, "--nonsense")

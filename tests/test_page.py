@@ -319,7 +319,7 @@ def test_pointers_draw_also_when_they_leave_the_area(page, kind):
     assert np.array_equal(image_of(page), drawn)
 
 
-def test_a_second_finger_and_a_larger_screen_change_nothing(page):
+def test_a_second_finger_changes_nothing(page):
     stroke = [(24, 16), (76, 15), (66, 36), (44, 88)]
     draw(page, [stroke], "touch")
     drawn = image_of(page)
@@ -329,10 +329,6 @@ def test_a_second_finger_and_a_larger_screen_change_nothing(page):
     second["actions"].insert(1, {"type": "pause"})
     page.act(first, second)
     assert np.array_equal(image_of(page), drawn)
-    click(page, "clear")
-    page.js("document.documentElement.style.fontSize = '150%'; dispatchEvent(new Event('resize'))")
-    draw(page, [stroke])
-    assert np.abs(image_of(page) - drawn.astype(int)).mean() < 4
 
 
 def test_keys_and_buttons_undo_erase_and_clear(page):
@@ -360,18 +356,6 @@ def test_keys_and_buttons_undo_erase_and_clear(page):
     assert image_of(page) is None and text(page, "#answer") == "Draw a digit."
     draw(page, [[(50, 12), (50, 88)]])  # with the pen again
     assert np.array_equal(image_of(page), one)
-
-
-def test_undo_in_mid_stroke_joins_no_strokes(page):
-    draw(page, [[(20, 20), (80, 20)]])
-    one = image_of(page)
-    page.act(pointer(page, (20, 80), "down", (50, 80)))
-    page.press(CONTROL, "z")
-    page.act(pointer(page, (80, 80)))  # still held down
-    assert np.array_equal(image_of(page), one)
-    page.act(pointer(page, "up"))
-    draw(page, [[(50, 20), (40, 90)]])
-    assert text(page, "#answer") == "All three predict 7."
 
 
 def test_every_button_is_reached_by_key_and_everything_has_a_name(page):

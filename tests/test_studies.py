@@ -30,19 +30,17 @@ def test_the_steps_lead_from_the_baseline_to_the_best_recipe_and_on_to_record():
     assert steps[kept].settings == main.RECIPES["record"]
 
 
-def test_a_short_ablation_touches_no_test_image_and_is_kept(
-    workplace, cli, monkeypatch, no_processes
-):
-    (workplace / "data/test.tar").unlink()
+def test_a_short_ablation_touches_no_test_image_and_is_kept(fresh, cli, monkeypatch, no_processes):
+    (fresh / "data/test.tar").unlink()
     monkeypatch.setattr(ablation, "STEPS", {"baseline": {"epochs": 1}, "higher lr": {"lr": 0.05}})
     monkeypatch.setattr(ablation, "KEPT", {"2 epochs": {"epochs": 2}})
     monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
-    short = ("--models", "CustomMLP", "--seeds", 2, "--val_size", 300)
+    short = ("--models", "CustomMLP", "--seeds", 2, "--val_size", 100)
     code, out, err = cli(ablation, *short, "--epochs", 1)
     assert code == 0, err
     study = load_study(Path("runs/ablation/ablation.json"))
     assert ablation.render(study) in out and Path("runs/ablation/ablation.png").exists()
-    assert study.setup["data"] == "folder data, 1,700 training and 300 validation images"
+    assert study.setup["data"] == "folder data, 200 training and 100 validation images"
     # --epochs leaves no step of 2 epochs.
     assert study.values("step") == ["baseline", "higher lr", "batches of 100"]
     runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
@@ -62,8 +60,8 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(
 # --- Data size --------------------------------------------------------------------------------
 
 
-def test_the_first_images_have_the_shares_of_the_whole_and_are_each_class_first(workplace):
-    labels = dataset.load_splits("data", 0)[0].labels
+def test_the_first_images_have_the_shares_of_the_whole_and_are_each_class_first(real):
+    labels = torch.tensor([int(name[6]) for name, _ in real["train"]])
     order = nested_order(labels)
     assert sorted(order.tolist()) == list(range(2000))
     shares = labels.bincount() / 2000
