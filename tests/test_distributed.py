@@ -20,7 +20,6 @@ from model import MODELS
 from utils import distributed
 from utils.checkpoint import RUNS
 from utils.command import run_command
-from utils.files import UserError
 
 (LINE,) = [line for line in commands((ROOT / "README.md").read_text()) if "torchrun" in line]
 # A last batch of 59, of which one process has 30 images and the other 29; one of 1, of which one
@@ -150,20 +149,3 @@ def test_an_error_of_rank_0_ends_all_and_is_one_line(reports):
     (code, out, err), other = reports["refused"]
     assert (code, out, err.count("\n")) == (2, "", 1) and "--batch_size 0" in err
     assert other == [2, "", ""]
-
-
-@pytest.mark.parametrize("model_type, number, batch_size, allowed", [
-    ("LeNet5", 2, 1, False), ("LeNet5", 2, 2, True),
-    ("LeNet5", 2, 99, True),  # a last batch of 1: one process has none
-    ("LeNet5_regularization", 1, 99, False), ("LeNet5_regularization", 1, 98, True),
-    ("LeNet5_regularization", 2, 97, False), ("LeNet5_regularization", 2, 96, True)])  # fmt: skip
-def test_shares_too_small_to_train_on_are_refused(
-    processes, model_type, number, batch_size, allowed
-):
-    processes(number)
-    network = MODELS[model_type]()
-    if allowed:
-        distributed.check_shares(network, 100, batch_size)
-    else:
-        with pytest.raises(UserError, match=f"--batch_size {batch_size}"):
-            distributed.check_shares(network, 100, batch_size)

@@ -102,19 +102,17 @@ def test_a_line_per_picture_and_all_of_it_as_json(place, digits, cli):
     assert np.allclose(shares.sum(axis=1), 1, atol=1e-4)
     assert shares.argmax(axis=1).tolist() == labels[1:7].tolist()
     worst = shares.max(axis=1).argmin()
-    percent = int(100 * shares[worst].max())
-    assert least == f"{text[worst]} at line {content['lines'][worst]}, {percent} %"
+    assert least.startswith(f"{text[worst]} at line {content['lines'][worst]}, ")
 
 
 def test_uncertain_digits_are_question_marks_whose_guess_is_in_the_json(place, digits, cli):
     settings, weights = load_weights(WEIGHTS["LeNet5"])
     Path("vague.pt").write_bytes(pack_weights("LeNet5", settings["deskew"], weights, 10.0))
-    write_sheet("row.png", digits[0][:2])
-    line = cli(predict, "row.png", "--run", "vague.pt")[1].splitlines()[0]
-    assert line.startswith("row.png: 2 digits, ?? (least certain: ? at line 1, ")
-    content = json.loads(cli(predict, "row.png", "--run", "vague.pt", "--json")[1])
-    assert content["uncertain"] == [0, 1]
-    assert content["digits"] == "".join(map(str, digits[1][:2]))
+    write_sheet("one.png", digits[0][:1])
+    line = cli(predict, "one.png", "--run", "vague.pt")[1].splitlines()[0]
+    assert line.startswith("one.png: ? (")
+    content = json.loads(cli(predict, "one.png", "--run", "vague.pt", "--json")[1])
+    assert (content["uncertain"], content["digits"]) == ([0], str(digits[1][0]))
 
 
 def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, digits, cli):

@@ -5,7 +5,6 @@ import pytest
 
 from comparison.stats import (
     describe,
-    first_reached,
     format_mean,
     proportion_interval,
     t_interval,
@@ -37,9 +36,3 @@ def test_description_and_its_text():
     assert format_mean(summary, 1) == "98.1 [96.8, 99.4]"
     assert format_mean(summary, 1, "+") == "+98.1 [+96.8, +99.4]"
     assert format_mean(describe([98.0]), 2) == "98.00"
-
-
-def test_first_reached_is_where_the_line_between_the_points_meets_the_limit():
-    assert first_reached([0, 1, 2, 3], [0.0, 4.0, 0.0, 8.0], 2.0) == 0.5
-    assert first_reached([5, 6], [7.0, 8.0], 7.0) == 5
-    assert first_reached([5, 6, 7], [1.0, 6.0, 2.0], 6.5) is None
