@@ -10,7 +10,7 @@ import shlex
 import sys
 import tarfile
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,6 @@ from PIL import Image
 import predict
 from comparison import runs
 from utils.command import run_command
-from utils.files import UserError
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
@@ -185,18 +184,6 @@ def run_line(cli):
     return run
 
 
-class ThisProcess(Executor):
-    """An executor without processes, whose start takes longer than short runs."""
-
-    def submit(self, function, *args):
-        future = Future()
-        try:
-            future.set_result(function(*args))
-        except UserError as error:
-            future.set_exception(error)
-        return future
-
-
 @pytest.fixture(scope="session")
 def forkserver():
     """The way to start processes that does not import PyTorch and the tests for each of them."""
@@ -220,8 +207,8 @@ def run_module(module, *flags):
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    """Let compare.py and the studies train in this process."""
-    monkeypatch.setattr(runs, "processes", lambda count: ThisProcess())
+    """Let compare.py and the studies train in this process, as to start others takes longer."""
+    monkeypatch.setattr(runs, "processes", lambda count: ThreadPoolExecutor(1))
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """compare.py: what its results say of the runs, and what it does with runs that are there."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from conftest import ThisProcess, write_archives
+from conftest import write_archives
 from PIL import Image
 
 import compare
@@ -29,7 +30,7 @@ def compared(tmp_path_factory, real):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["compare.py", *map(str, QUICK)])
-        patch.setattr(runs, "processes", lambda count: ThisProcess())
+        patch.setattr(runs, "processes", lambda count: ThreadPoolExecutor(1))
         compare.main()
     return folder
 

@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, ThisProcess, commands, decode, load_run, same_run
+from conftest import ROOT, commands, decode, load_run, same_run
 from PIL import Image
 
 import main
@@ -85,7 +86,7 @@ def copy(monkeypatch, run_line, empty_plots):
             assert text.count(old) == 1, (name, old)
             Path(name).write_text(text.replace(old, new))
         monkeypatch.syspath_prepend(Path.cwd())
-        monkeypatch.setattr("comparison.runs.processes", lambda count: ThisProcess())
+        monkeypatch.setattr("comparison.runs.processes", lambda count: ThreadPoolExecutor(1))
 
         def run(line):
             code, out, err = run_line(line)

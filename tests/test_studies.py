@@ -156,27 +156,3 @@ def test_a_short_study_takes_finished_runs_as_they_were_tested(
         assert unchanged.tolist() == pytest.approx(finals)
     moved = study.accuracies["best", "CustomMLP", "shift", 8]
     assert moved.tolist() != unchanged.tolist()
-
-
-# --- Wrong flags, of compare.py too -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("module, flags, tells", [
-    (compare, ("--seeds", 0), "--seeds 0"),
-    (compare, ("--at_once", 0), "--at_once 0"),
-    (compare, ("--models", "VGG"), "LeNet5, LeNet5_regularization, CustomMLP"),
-    (compare, ("--lr", -1), "--lr -1"),
-    (compare, ("--recipe", "secret"), "baseline, best, record, fast"),
-    (compare, ("--seed", 3), "--seed"),
-    (compare, ("--runs", "one", "--lr", 0.1), "--lr"),
-    (ablation, ("--val_size", 0), "--val_size 0"),
-    (ablation, ("--val_size", 5000), "--val_size 5000"),
-    (data_size, ("--sizes", 301, "--steps", 5), "--sizes 301"),
-    (data_size, ("--sizes", 0), "--images 0"),
-    (data_size, ("--sizes", 300, "--steps", 4), "--steps 4"),
-    (robustness, ("--epochs", 0), "--epochs 0"),
-])  # fmt: skip
-def test_wrong_flags_are_refused_at_once(small, cli, module, flags, tells):
-    code, out, err = cli(module, *flags)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert tells in err and not RUNS.exists()
