@@ -31,7 +31,7 @@ from utils.command import run_command
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
 # The files that take longest: the workers take one file after the other, and end together.
-SLOW = ("test_page", "test_readme", "test_predict", "test_exercises", "test_checkpoint")
+SLOW = ("test_readme", "test_page", "test_photos", "test_cluster", "test_predict", "test_exercises")
 
 
 def pytest_collection_modifyitems(items):

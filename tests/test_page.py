@@ -354,13 +354,13 @@ def test_keys_and_buttons_undo_erase_and_clear(page):
 
 def test_every_button_is_reached_by_key_and_everything_has_a_name(page):
     draw(page, [[(50, 12), (50, 88)]])
-    focused = (
-        "const {id} = document.activeElement; return id && getComputedStyle($(id)).outlineStyle"
-    )
+    focused = """const element = document.activeElement;
+      return [element.id, getComputedStyle(element).outlineStyle];"""
     reached = {}
     for _ in range(8):
         page.press(TAB)
-        reached[page.js("return document.activeElement.id")] = page.js(focused)
+        name, outline = page.js(focused)
+        reached[name] = outline
     buttons = ("undo", "eraser", "clear", "next", "disputed")
     assert {reached[name] for name in buttons} == {"solid"}
     page.js("document.getElementById('undo').focus()")
