@@ -1,8 +1,8 @@
 """Speed and memory, variants in one run and alternating: python tests/benchmark.py
 
 Prints for each network the seconds of a training epoch, medians over the rounds: main.py's way, the
-textbook way (MNIST files through a DataLoader), a bare loop of tensors; what threads, determinism,
-augmentation and checkpoints cost; how training scales over processes; peak memory.
+textbook way (MNIST files through a DataLoader), a bare loop of tensors, with augmentation; how
+training scales over processes; peak memory.
 With --commands it times the README's commands instead, into runs/costs.json.
 """
 
@@ -26,7 +26,7 @@ from dataset import MNIST, Batches, Split, load_splits, prepare
 from main import RECIPES, Args, train
 from model import MODELS
 from utils.augment import make_augmentation
-from utils.checkpoint import RUNS, save_run
+from utils.checkpoint import RUNS
 from utils.command import run_command
 from utils.device import make_reproducible, processor_name
 from utils.files import atomic_write
@@ -92,30 +92,6 @@ def alternate(title: str, rounds: int, variants: dict[str, Callable[[], None]]) 
         median = statistics.median(seen)
         extent = f"{min(seen):.3f} to {max(seen):.3f}"
         print(f"  {name:<28}{median:9.3f} s   {extent:<18} {median / first:6.2f}", flush=True)
-
-
-def threads_epoch(model_type: str, split: Split, threads: int) -> None:
-    """Train one epoch with so many threads."""
-    torch.set_num_threads(threads)
-    our_epoch(model_type, split)
-    torch.set_num_threads(1)
-
-
-def free_epoch(model_type: str, split: Split) -> None:
-    """Train one epoch without deterministic algorithms."""
-    torch.set_deterministic_debug_mode("default")
-    our_epoch(model_type, split)
-    torch.set_deterministic_debug_mode("error")
-
-
-def twenty_saves(model_type: str) -> None:
-    """Write checkpoint and metrics twenty times."""
-    model = MODELS[model_type]()
-    history = [dict.fromkeys(("epoch", "train_loss", "test_loss", "seconds"), 0.0)] * 20
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in history:
-            state = (model, sgd(model), torch.Generator(), history)
-            save_run(Path(folder), Args(), [], *state)
 
 
 def scaling(data_dir: str, rounds: int) -> None:
@@ -192,10 +168,7 @@ def main() -> None:
             "main.py": epoch,
             "textbook: files, DataLoader": textbook,
             "bare loop of tensors": partial(bare_epoch, model_type, split),
-            "2 threads": partial(threads_epoch, model_type, split, 2),
-            "not deterministic": partial(free_epoch, model_type, split),
             "augmented": partial(our_epoch, model_type, split, augmentation),
-            "20 checkpoints and metrics": partial(twenty_saves, model_type),
         }
         title = f"{model_type}: one training epoch of {count:,} images, batch 64"
         alternate(title, flags.rounds, variants)

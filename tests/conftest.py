@@ -3,12 +3,14 @@
 import csv
 import importlib
 import io
+import multiprocessing.forkserver
 import os
 import re
 import shlex
 import sys
 import tarfile
-from concurrent.futures import Executor, Future
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -22,15 +24,14 @@ import pytest
 import torch
 from PIL import Image
 
-import compare
+import predict
 from comparison import runs
 from utils.command import run_command
-from utils.files import UserError
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
 # The files that take longest: the workers take one file after the other, and end together.
-SLOW = ("test_page", "test_readme", "test_predict", "test_exercises", "test_checkpoint")
+SLOW = ("test_readme", "test_page", "test_photos", "test_cluster", "test_predict", "test_exercises")
 
 
 def pytest_collection_modifyitems(items):
@@ -50,19 +51,12 @@ def tar_bytes(members, mode="w"):
     return content.getvalue()
 
 
-def first_members(real, sizes):
-    """Return plain tars of so many first images of each split: split -> bytes."""
-    return {
-        split: tar_bytes((f"{split}/{name}", content) for name, content in real[split][:size])
-        for split, size in sizes.items()
-    }
-
-
 def write_archives(folder, real, num_train, num_test):
     """Write archives of the first images of each split."""
     folder.mkdir(exist_ok=True)
-    for split, content in first_members(real, {"train": num_train, "test": num_test}).items():
-        (folder / f"{split}.tar").write_bytes(content)
+    for split, number in (("train", num_train), ("test", num_test)):
+        members = [(f"{split}/{name}", content) for name, content in real[split][:number]]
+        (folder / f"{split}.tar").write_bytes(tar_bytes(members))
     return folder
 
 
@@ -73,13 +67,6 @@ def tree(folder):
         for path in sorted(folder.rglob("*"))
         if path.name != ".lock"
     }
-
-
-def special(name, kind, target=""):
-    """Return a member of another kind than a file: a folder, a link, a device."""
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member
 
 
 def load_run(name):
@@ -108,6 +95,14 @@ def commands(page):
     return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
 
 
+def wait_for(condition):
+    """Wait until condition() is true."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 def decode(content):
     """Return the pixels of a PNG, by Pillow alone."""
     return np.asarray(Image.open(io.BytesIO(content)))
@@ -122,12 +117,6 @@ def real():
             files = ((member.name, tar.extractfile(member).read()) for member in tar)
             members[split] = [(Path(name).name, content) for name, content in islice(files, size)]
     return members
-
-
-@pytest.fixture(scope="session")
-def archives(real):
-    """Plain tars of those members: split -> bytes."""
-    return first_members(real, SIZES)
 
 
 @pytest.fixture(scope="session")
@@ -149,16 +138,6 @@ def fresh(tmp_path, monkeypatch, real):
     """A working folder with archives of 300 and 100 images of its own, not yet extracted."""
     monkeypatch.chdir(tmp_path)
     write_archives(tmp_path / "data", real, 300, 100)
-    return tmp_path
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch, archives):
-    """A working folder with larger archives of its own, not yet extracted."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    for split, content in archives.items():
-        (tmp_path / "data" / f"{split}.tar").write_bytes(content)
     return tmp_path
 
 
@@ -205,28 +184,45 @@ def run_line(cli):
     return run
 
 
-class ThisProcess(Executor):
-    """An executor without processes, whose start takes longer than short runs."""
+@pytest.fixture(scope="session")
+def forkserver():
+    """The way to start processes that does not import PyTorch and the tests for each of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "compare", "utils.plots", "conftest"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        multiprocessing.forkserver.ensure_running()
+    return context
 
-    def submit(self, function, *args):
-        future = Future()
-        try:
-            future.set_result(function(*args))
-        except UserError as error:
-            future.set_exception(error)
-        return future
+
+def run_module(module, *flags):
+    """Run a script's main() in this process, which ends with it; stderr goes to stderr.txt."""
+    # A cluster launcher's variables mean nothing without torchrun.
+    os.environ |= {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    sys.argv[1:] = flags
+    sys.stderr = open("stderr.txt", "a")  # noqa: SIM115
+    os.dup2(sys.stderr.fileno(), 2)  # for its own processes too
+    run_command(importlib.import_module(module).main)
 
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    """Let compare.py and the studies train in this process."""
-    monkeypatch.setattr(runs, "processes", lambda count: ThisProcess())
+    """Let compare.py and the studies train in this process, as to start others takes longer."""
+    monkeypatch.setattr(runs, "processes", lambda count: ThreadPoolExecutor(1))
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Let compare.py draw nothing, which takes longer than short runs."""
-    monkeypatch.setattr(compare, "draw_plots", lambda *_: {})
+def empty_plots(monkeypatch):
+    """Let plots be empty files, as to render one takes longer than a short run."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="session")
+def shipped_test_images():
+    """MNIST's 10,000 test images, decoded once."""
+    return predict.shipped_test_images()
 
 
 @pytest.fixture

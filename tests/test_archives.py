@@ -5,7 +5,7 @@ import struct
 import tarfile
 
 import pytest
-from conftest import special, tar_bytes, tree
+from conftest import tar_bytes, tree
 from hypothesis import given
 from mutations import mutate, mutations
 from PIL import Image
@@ -38,6 +38,13 @@ def assert_refused(path, *tells):
 # --- Hostile and mistaken members -------------------------------------------------------------
 
 
+def special(name, kind, target=""):
+    """Return a member of another kind than a file: a folder, a link, a device."""
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
 def png(mode="L", size=(28, 28), kind="png", **options):
     content = io.BytesIO()
     Image.new(mode, size).save(content, kind, **options)
@@ -48,37 +55,26 @@ def changed(content, position, new):
     return content[:position] + new + content[position + len(new) :]
 
 
-def of_size(size, name="train/00100_1.png", kind=tarfile.REGTYPE):
-    """A member's header that states a size."""
-    member = special(name, kind)
-    member.size = size
-    return member
-
-
 BOMB = changed(png(), 16, struct.pack(">II", 50_000, 50_000))  # the size its header states
 NAME = "train/00100_1.png"
 HOSTILE = {  # what: (member's name or header, its content, what the line tells)
     "path traversal": ("train/../../evil_1.png", png(), "train/{ID}_{Label}.png"),
-    "path traversal within": ("../train/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "absolute name": ("/train/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "drive letter": ("C:/train/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "symbolic link": (special(NAME, tarfile.SYMTYPE, "/etc"), b"", "link"),
     "hard link": (special(NAME, tarfile.LNKTYPE, "train/x"), b"", "link"),
-    "device": (special(NAME, tarfile.CHRTYPE), b"", "device"),
     "duplicate ID": ("train/0_3.png", png(), "twice"),
     "other name": ("train/readme.txt", b"hello", "{ID}_{Label}.png"),
     "line break in a name": ("train/0\n1_1.png", png(), "{ID}_{Label}.png"),
-    "no folder": ("00100_1.png", png(), "train/{ID}_{Label}.png"),
     "deeper folder": ("train/more/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "other split": ("test/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "label 10": ("train/00100_10.png", png(), "label 10 is not 0 to 9"),
-    "label -1": ("train/00100_-1.png", png(), "{ID}_{Label}.png"),
     "a JPEG": (NAME, png(kind="jpeg"), "00100_1.png: it is not a PNG"),
     "empty member": (NAME, b"", "00100_1.png: it is not a PNG"),
     "cut PNG": (NAME, png()[:60], "damaged"),
     "damaged pixels": (NAME, changed(png(compress_level=0), 100, b"\xff"), "damaged"),
     "larger image": (NAME, png(size=(32, 32)), "32x32"),
-    "oversized image": (NAME, BOMB, "00100_1.png"),
+    "image of gigabytes": (NAME, BOMB, "00100_1.png"),
     "colour image": (NAME, png("RGB"), "8-bit grey"),
 }
 
@@ -114,11 +110,6 @@ def test_every_kind_of_archive_is_read_exactly_and_in_the_order_of_ids(tmp_path,
 # --- Broken archives --------------------------------------------------------------------------
 
 
-def inserted(member):
-    """Return a function that puts a header before an archive's second member."""
-    return lambda tar, start: tar[:start] + member.tobuf(tarfile.GNU_FORMAT) + tar[start:]
-
-
 DAMAGE = {  # what: content, position of a member -> content
     "empty": lambda tar, start: b"",
     "not a tar": lambda tar, start: b"no archive" * 200,
@@ -129,9 +120,6 @@ DAMAGE = {  # what: content, position of a member -> content
     "flipped bit in a header": lambda tar, start: changed(tar, start + 120, b"\xff"),
     "zeroed header": lambda tar, start: changed(tar, start, bytes(512)),
     "zeros to the end": lambda tar, start: tar[:start].ljust(len(tar), b"\0"),
-    "size below zero": inserted(of_size(-512)),
-    "skipped file of a size below zero": inserted(of_size(-512, "train/._x")),
-    "header of gigabytes": inserted(of_size(4 * 2**30, kind=tarfile.XHDTYPE)),
 }
 
 
@@ -195,7 +183,7 @@ def test_no_damage_gets_past_a_compressed_archive(packed, suffix, operations):
     assert read(folder, suffix, mutate(contents[suffix], operations)) in (pixels, {})
 
 
-@given(operations=mutations(("flip", "cut", "insert")))
+@given(operations=mutations("flip", "cut", "insert"))
 def test_no_damage_gets_past_a_plain_archive(packed, operations):
     folder, pixels, contents = packed
     assert read(folder, ".tar", mutate(contents[".tar"], operations)) in (pixels, {})
@@ -203,8 +191,8 @@ def test_no_damage_gets_past_a_plain_archive(packed, operations):
 
 @given(operations=mutations())
 def test_no_damage_to_a_plain_archive_changes_an_image(packed, operations):
-    # A tar knows no sum over all of it: without some of its blocks, or with two of them swapped,
-    # it can be a whole archive of fewer images or other labels. No pixel changes even so.
+    # A tar knows no sum over all of it: without some of its blocks it can be a whole archive of
+    # fewer images. No pixel changes even so.
     folder, pixels, contents = packed
     loaded = read(folder, ".tar", mutate(contents[".tar"], operations))
     assert set(loaded.values()) <= set(pixels.values())

@@ -1,7 +1,7 @@
 """comparison/cluster.py: runs on the workers of a real Dask cluster on the loopback address.
 
 The scheduler and the workers are started with the README's lines. Runs train one epoch, then wait
-at a gate, the file `gate` in the client's folder, so that tests know where they are.
+at a gate, the file runs/gate, so that tests know where they are.
 """
 
 import io
@@ -11,14 +11,13 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, commands, same_run, write_archives
+from conftest import ROOT, commands, same_run, wait_for, write_archives
 from distributed import Client
 from tqdm import tqdm
 
@@ -27,7 +26,6 @@ import main
 from comparison import cluster, runs
 from experiments import ablation, data_size, robustness
 from main import Args
-from utils.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 SCHEDULER, WORKER, COMMAND = [
@@ -43,19 +41,12 @@ import main
 def run(args, folder, verbose=True):
     if not (folder / "checkpoint.pt").exists():
         main.run(replace(args, epochs=1), folder, verbose)
-        with open("trained", "a") as file:
+        with open("runs/trained", "a") as file:
             file.write(f"{folder}\\n")
-    while not Path("gate").exists():
+    while not Path("runs/gate").exists():
         time.sleep(0.02)
     return main.run(args, folder, verbose)
 """
-
-
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def checkout(folder):
@@ -76,42 +67,41 @@ class Machines:
         (folder / "modules").mkdir()
         (folder / "modules/gated.py").write_text(GATED)
         (self.home / "data").symlink_to(data)
+        (self.home / "runs").mkdir()
         file = folder / "scheduler.json"
-        self.start(SCHEDULER, "--host", "127.0.0.1", "--port", "0", "--scheduler-file", file)
+        flags = ("--host", "127.0.0.1", "--port", 0, "--scheduler-file", file)
+        self.start(SCHEDULER, self.home, *flags)
         wait_for(lambda: file.exists() and file.read_text().endswith("}"))
         self.address = json.loads(file.read_text())["address"]
         self.client = Client(self.address, set_as_default=False)
 
-    def start(self, line, *flags, home=None):
+    def start(self, line, home, *flags):
         name, *words = line.split()  # of the environment, whether that is active or not
         words = [Path(sys.executable).with_name(name), *words, "--no-dashboard", *map(str, flags)]
         environment = os.environ | {"PYTHONPATH": str(self.folder / "modules")}
-        with open(self.folder / f"log{len(self.processes)}", "w") as log:
+        with open(home / "log", "w") as log:
             process = subprocess.Popen(
-                words, cwd=home or self.home, env=environment, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+                words, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         self.processes.append(process)
         return process
 
-    def start_workers(self, count, home=None):
+    def start_workers(self, count, home, *flags):
         line = WORKER.replace("tcp://HOST:8786", self.address)
-        flags = ("--local-directory", self.folder / "scratch", "--nworkers", count)
-        return self.start(line, *flags, home=home)
+        flags += ("--local-directory", self.folder / "scratch", "--nworkers", count)
+        return self.start(line, home, *flags)
+
+    def have_workers(self, count):
+        """Start what is missing of so many workers."""
+        if missing := count - len(self.workers()):
+            self.start_workers(missing, self.home)
+            wait_for(lambda: len(self.workers()) == count)
 
     def workers(self):
         return self.client.nthreads()
 
     def count_tasks(self):
         return self.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
-
-    def log_of(self, process):
-        return (self.folder / f"log{self.processes.index(process)}").read_text()
-
-    def end(self, *processes):
-        for process in processes:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -120,34 +110,30 @@ def machines(tmp_path_factory, small_data):
     machines = Machines(tmp_path_factory.mktemp("cluster"), small_data)
     yield machines
     machines.client.close()
-    machines.end(*(process for process in machines.processes if process.poll() is None))
-
-
-@pytest.fixture(scope="module")
-def two_workers(machines):
-    """The same with two workers."""
-    machines.start_workers(2)
-    wait_for(lambda: len(machines.workers()) == 2)
-    return machines
+    for process in machines.processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture
-def home(machines, monkeypatch, no_pictures):
+def home(machines, monkeypatch, empty_plots):
     """The client's folder, where runs wait at the gate."""
     monkeypatch.chdir(machines.home)
     monkeypatch.syspath_prepend(machines.folder / "modules")
     import gated
 
     monkeypatch.setattr(compare, "run", gated.run)
-    for name in ("gate", "trained"):
+    for name in ("runs/gate", "runs/trained"):
         Path(name).unlink(missing_ok=True)
     yield machines.home
-    Path("gate").touch()
+    Path("runs/gate").touch()
 
 
 def at_gate():
     """Return the runs that wait at the gate, or have passed it."""
-    return Path("trained").read_text().splitlines() if Path("trained").exists() else []
+    path = Path("runs/trained")
+    return path.read_text().splitlines() if path.exists() else []
 
 
 @contextmanager
@@ -155,7 +141,7 @@ def meanwhile(action):
     """Run an action in a thread beside the block; if it fails, the gate opens."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(action)
-        future.add_done_callback(lambda _: future.exception() and Path("gate").touch())
+        future.add_done_callback(lambda _: future.exception() and Path("runs/gate").touch())
         yield
         future.result()
 
@@ -163,7 +149,7 @@ def meanwhile(action):
 def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
     monkeypatch.setattr(cluster, "WAIT", 0.5)
     monkeypatch.setattr(cluster, "CONNECT", 0.5)
-    for address in ("tcp://127.0.0.1:1", "nowhere", "what://127.0.0.1"):
+    for address in ("tcp://127.0.0.1:1", "nowhere"):
         code, _, err = cli(compare, *FLAGS, address)
         assert (code, err.count("\n")) == (2, 1) and f"{address}: no scheduler" in err
     code, _, err = cli(compare, *FLAGS, machines.address)
@@ -171,20 +157,42 @@ def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
     assert not at_gate() and not list(Path("runs").rglob("*.pt"))
 
 
-def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, cli, monkeypatch):
-    machines, bars = two_workers, io.StringIO()
+def test_a_worker_with_other_code_is_refused_until_it_is_corrected(machines, home, cli):
+    ours = (ROOT / "model.py").read_text()
+    changed = checkout(machines.folder / "changed")
+    (changed / "model.py").unlink()
+    (changed / "model.py").write_text(ours.replace("relu", "tanh"))
+    (changed / "runs").symlink_to(home / "runs")
+    (changed / "data").symlink_to(home / "data")
+    machines.have_workers(1)
+    machines.start_workers(1, changed)
+    wait_for(lambda: len(machines.workers()) == 2)
+    flags = (*FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
+    code, _, err = cli(compare, *flags)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "1 of 2 workers refused" in err and f"{changed}: has PyTorch" in err
+    assert not list(Path("runs").rglob("*seed30"))
+    (changed / "model.py").write_text(ours)
+    Path("runs/gate").touch()
+    code, _, err = cli(compare, *flags)
+    assert code == 0, err
+
+
+def test_workers_die_and_come_and_results_are_the_local_ones(machines, home, cli, monkeypatch):
+    machines.have_workers(2)
+    bars = io.StringIO()
     monkeypatch.setattr(runs, "tqdm", lambda total, **_: tqdm(total=total, file=bars))
 
     def change_workers():
         wait_for(lambda: len(at_gate()) == 2)
         before = machines.workers()
-        refused = machines.start_workers(1, machines.folder / "modules")
+        refused = machines.start_workers(1, machines.folder / "modules", "--no-nanny")
         os.kill(next(iter(machines.client.run(os.getpid).values())), signal.SIGKILL)
         wait_for(lambda: refused.poll() is not None)
-        assert "modules: not a checkout" in machines.log_of(refused)
+        assert "modules: not a checkout" in (machines.folder / "modules/log").read_text()
         # Dask has started another one.
         wait_for(lambda: len(machines.workers()) == 2 and machines.workers() != before)
-        Path("gate").touch()
+        Path("runs/gate").touch()
 
     words = COMMAND.replace("tcp://HOST:8786", machines.address).split()[2:]
     with meanwhile(change_workers):
@@ -193,34 +201,11 @@ def test_workers_die_and_come_and_results_are_the_local_ones(two_workers, home, 
     assert "| 6 (seeds 0 to 5) |" in out
     shown = bars.getvalue()
     assert "6/6" in shown and "2 workers" in shown
-    folders = sorted(Path("runs/compare").glob("*/CustomMLP-*"))
+    folders = sorted(Path("runs/compare").glob("*/CustomMLP-*-seed?"))
     assert len(folders) == 6 and sorted(set(at_gate())) == sorted(map(str, folders))
     for seed, folder in enumerate(folders):
         main.run(Args("CustomMLP", epochs=3, seed=seed), f"runs/local{seed}", False)
         same_run(folder.relative_to("runs"), f"local{seed}")
-
-
-def test_a_worker_with_other_code_is_refused_until_it_is_corrected(two_workers, home, cli):
-    machines, ours = two_workers, (ROOT / "model.py").read_text()
-    changed = checkout(machines.folder / "changed")
-    (changed / "model.py").unlink()
-    (changed / "model.py").write_text(ours.replace("relu", "tanh"))
-    (changed / "runs").symlink_to(home / "runs")
-    (changed / "data").symlink_to(home / "data")
-    before = len(machines.workers())
-    process = machines.start_workers(1, changed)
-    wait_for(lambda: len(machines.workers()) == before + 1)
-    flags = (*FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
-    code, _, err = cli(compare, *flags)
-    assert (code, err.count("\n")) == (2, 1)
-    assert f"1 of {before + 1} workers refused" in err and f"{changed}: has PyTorch" in err
-    assert not list(Path("runs").rglob("*seed30"))
-    (changed / "model.py").write_text(ours)
-    for folder in (home, changed):
-        (folder / "gate").touch()
-    code, _, err = cli(compare, *flags)
-    assert code == 0, err
-    machines.end(process)
 
 
 def test_other_images_runs_or_threads_are_refused(small, monkeypatch, real, tmp_path):
@@ -242,40 +227,21 @@ def test_other_images_runs_or_threads_are_refused(small, monkeypatch, real, tmp_
     assert "images" in refusal()
 
 
-def test_two_users_do_not_train_a_run_twice(two_workers, home, capfd):
-    import gated
-
-    jobs = {Path(f"runs/two{seed}"): Args("CustomMLP", epochs=2, seed=seed) for seed in range(2)}
-    failed = []
-
-    def train():
-        failed.append(runs.train_all(gated.run, jobs, 1, two_workers.address))
-
-    def open_gate():
-        wait_for(lambda: len(at_gate()) == 2)
-        wait_for(lambda: two_workers.count_tasks() == 4)
-        Path("gate").touch()
-
-    with meanwhile(train), meanwhile(open_gate):
-        train()
-    assert failed == [[], []] and sorted(at_gate()) == sorted(map(str, jobs))
-    assert all(load_checkpoint(folder)["epoch"] == 2 for folder in jobs)
-
-
-def test_ctrl_c_and_a_lost_scheduler_lose_nothing(two_workers, home, cli, no_processes):
-    flags = (*FLAGS, two_workers.address, "--first_seed", "40", "--seeds", "3")
+def test_ctrl_c_and_a_lost_scheduler_lose_nothing(machines, home, cli, no_processes):
+    machines.have_workers(2)
+    flags = (*FLAGS, machines.address, "--first_seed", "40", "--seeds", "3")
 
     def end(pid):
-        wait_for(lambda: two_workers.count_tasks() == 3 and len(at_gate()) >= 2)
+        wait_for(lambda: machines.count_tasks() == 3 and len(at_gate()) >= 2)
         os.kill(pid, signal.SIGINT if pid == os.getpid() else signal.SIGKILL)
 
     with meanwhile(lambda: end(os.getpid())):
         code, _, err = cli(compare, *flags)
     assert (code, err) == (130, "interrupted\n")
-    with meanwhile(lambda: end(two_workers.processes[0].pid)):
+    with meanwhile(lambda: end(machines.processes[0].pid)):
         code, _, err = cli(compare, *flags)
     assert (code, err.count("\n")) == (2, 1) and "the scheduler is lost" in err
-    Path("gate").touch()
+    Path("runs/gate").touch()
     flags = (*FLAGS[:-1], "--first_seed", "40", "--seeds", "3")
     code, out, err = cli(compare, *flags)
     assert code == 0 and "| 3 (seeds 40 to 42) |" in out, err

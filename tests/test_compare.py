@@ -1,13 +1,12 @@
 """compare.py: what its results say of the runs, and what it does with runs that are there."""
 
 import re
-import shutil
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from conftest import ThisProcess, write_archives
+from conftest import write_archives
 from PIL import Image
 
 import compare
@@ -19,7 +18,6 @@ from comparison.identity import group_folder, run_folder
 from comparison.results import class_probabilities, load_comparison
 from comparison.tables import comparison_tables
 from utils.checkpoint import RUNS, load_checkpoint
-from utils.files import UserError
 
 QUICK = ("--models", "CustomMLP", "LeNet5", "--epochs", 2, "--lr", 0.02, "--seeds", 2)
 
@@ -32,7 +30,7 @@ def compared(tmp_path_factory, real):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["compare.py", *map(str, QUICK)])
-        patch.setattr(runs, "processes", lambda count: ThisProcess())
+        patch.setattr(runs, "processes", lambda count: ThreadPoolExecutor(1))
         compare.main()
     return folder
 
@@ -75,55 +73,27 @@ def test_results_say_what_the_weights_do(finished):
         assert network.errors.tolist() == errors.tolist()
     assert comparison.setup["data"] == "folder data, 300 training and 100 test images"
     assert not comparison.setup["shipped"]
-
-
-def test_its_pictures_lie_beside_them(finished):
-    group, _ = finished
     names = {"accuracy", "loss", "final", "digits", "hard_images", "filters_LeNet5",
              "confusion_matrix_LeNet5", "confusion_matrix_CustomMLP", "misclassified_LeNet5",
              "misclassified_CustomMLP"}  # fmt: skip
     assert {path.stem for path in group.glob("*.png")} == names
-    for name in names:
-        with Image.open(group / f"{name}.png") as image:
-            assert image.width >= 900
-
-
-def test_a_run_of_the_comparison_is_a_run_of_main(finished):
-    group, _ = finished
-    args = main.Args("CustomMLP", epochs=2, lr=0.02, seed=1)
-    history = main.run(args, "runs/one", verbose=False)
-    compared = load_checkpoint(folder_of(group, "CustomMLP", 1))["history"]
-    assert [row | {"seconds": 0} for row in compared] == [row | {"seconds": 0} for row in history]
+    assert all(Image.open(path).width >= 900 for path in group.glob("*.png"))
 
 
 # --- Runs that are there ----------------------------------------------------------------------
 
 
-def test_finished_runs_are_kept_and_a_plot_costs_no_result(finished, cli, monkeypatch):
+def test_finished_runs_are_kept(finished, cli, empty_plots):
     group, comparison = finished
     before = {path: path.stat().st_mtime_ns for path in group.rglob("*.pt")}
-    (group / "results.json").unlink()
-    monkeypatch.setattr(compare, "draw_plots", lambda *_: (_ for _ in ()).throw(UserError("no")))
     code, out, err = cli(compare, *QUICK)
-    assert (code, err) == (2, "no\n") and "4 of 4 runs are finished, 0 to train" in out
+    assert code == 0 and "4 of 4 runs are finished, 0 to train" in out, err
     assert comparison_tables(comparison) in out
-    assert load_comparison(group / "results.json").setup == comparison.setup
     assert before == {path: path.stat().st_mtime_ns for path in group.rglob("*.pt")}
 
 
-def test_other_labels_in_the_same_folder_are_other_runs(
-    compared, tmp_path, monkeypatch, cli, no_processes, no_pictures
-):
-    shutil.copytree(compared, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    path = Path("data/train/00000_5.png")
-    path.rename(path.with_name("00000_6.png"))
-    code, out, _ = cli(compare, "--models", "CustomMLP", "--lr", 0.02, "--epochs", 2, "--seeds", 1)
-    assert code == 0 and "0 of 1 runs are finished" in out and "| 1 (seed 0) |" in out
-
-
 def test_a_failed_run_is_reported_and_the_others_are_compared(
-    small, cli, no_processes, no_pictures
+    small, cli, no_processes, empty_plots
 ):
     args = main.Args(model_type="CustomMLP", seed=1, epochs=1)
     data = [dataset.digest(split) for split in dataset.load_splits("data", 0)]

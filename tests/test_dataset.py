@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import dataset
 from dataset import MNIST, Batches, Split, digest, load_splits, normalise
-from utils.archives import encode_png, parse_name, read_archive, write_archive
+from utils.archives import parse_name, read_archive, write_archive
 
 
 def images_of(members):
@@ -51,16 +51,6 @@ def test_shipped_archives_are_the_original_mnist(split):
     assert digest(loaded) == dataset.SHIPPED[split]
     loaded.labels[7] += 1
     assert digest(loaded) != dataset.SHIPPED[split]
-
-
-def test_packing_twice_gives_the_same_bytes_and_the_shipped_members(tmp_path, real):
-    members = real["test"][:100]
-    images, labels = images_of(members)
-    paths = [tmp_path / folder / "test.tar.xz" for folder in ("once", "again")]
-    for path in paths:
-        write_archive(path, "test", zip(map(encode_png, images), labels, strict=True))
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert read_archive(paths[0]) == ("test", dict(members))
 
 
 # --- The Dataset and the batches --------------------------------------------------------------
@@ -168,10 +158,6 @@ def test_what_is_there_instead_of_images_is_said(tmp_path, monkeypatch, refused,
     monkeypatch.chdir(tmp_path)
     write(*files)
     assert tells in refused(dataset, "--data_dir", data_dir)
-
-
-def test_wrong_flag_is_one_line(refused):
-    assert "FashionMNIST" in refused(dataset, "--dataset", "CIFAR10")
 
 
 @pytest.mark.parametrize("name", ["MNIST", "QMNIST"])

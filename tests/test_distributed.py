@@ -1,49 +1,27 @@
 """utils/distributed.py: training in several processes follows training in one."""
 
+import contextlib
+import dataclasses
+import faulthandler
+import functools
+import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, commands, load_run, write_archives
+from torch.distributed import run as torchrun
 
 import main
 from main import RECIPES, Args
 from model import MODELS
 from utils import distributed
 from utils.checkpoint import RUNS
-from utils.files import UserError
-
-# Runs main.py several times: name -> flags. Each process keeps what it printed: NAME.RANK.json.
-PROBE = """
-import contextlib, faulthandler, functools, io, json, sys
-from pathlib import Path
-import main
-from utils import distributed
 from utils.command import run_command
 
-
-faulthandler.dump_traceback_later(200, exit=True)  # no process is left behind
-# The processes find each other once, and stay together for all the runs.
-distributed.init_processes = functools.cache(distributed.init_processes)
-end_processes, distributed.end_processes = distributed.end_processes, lambda: None
-main.plot_curves = lambda *_: None
-for name, flags in json.loads(sys.argv[1]).items():
-    sys.argv[1:] = ["--name", name, *map(str, flags)]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            run_command(main.main)
-        except SystemExit as ended:
-            report = [ended.code, out.getvalue(), err.getvalue()]
-    Path(f"{name}.{distributed.rank()}.json").write_text(json.dumps(report))
-end_processes()
-"""
 (LINE,) = [line for line in commands((ROOT / "README.md").read_text()) if "torchrun" in line]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", *LINE.split()[1:-1]]
 # A last batch of 59, of which one process has 30 images and the other 29; one of 1, of which one
 # process has none; one of 2, too few for batch normalization in both.
 UNEVEN, EMPTY_SHARE, SMALL_SHARE = 63, 499, 249
@@ -58,13 +36,43 @@ JOBS = {  # run -> flags, in two processes
 }
 
 
+def run_jobs():
+    """Run all of JOBS in one of torchrun's processes; what each prints goes to NAME.RANK.json."""
+    faulthandler.dump_traceback_later(200, exit=True)  # no process is left behind
+    # The processes find each other once, and stay together for all the runs.
+    distributed.init_processes = functools.cache(distributed.init_processes)
+    end_processes, distributed.end_processes = distributed.end_processes, lambda: None
+    main.plot_curves = lambda *_: None
+    for name, flags in JOBS.items():
+        sys.argv[1:] = ["--name", name, *map(str, flags)]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                run_command(main.main)
+            except SystemExit as ended:
+                report = [ended.code, out.getvalue(), err.getvalue()]
+        Path(f"{name}.{distributed.rank()}.json").write_text(json.dumps(report))
+    end_processes()
+
+
+def start_jobs():
+    """Do as the README's line does, with copies of this process that run JOBS for main.py."""
+    elastic_launch = torchrun.elastic_launch
+
+    def launch(config, entrypoint):
+        config = dataclasses.replace(config, start_method="fork")
+        return lambda *words: elastic_launch(config, run_jobs)()
+
+    torchrun.elastic_launch = launch
+    torchrun.main(LINE.split()[1:])
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, real):
+def folder(tmp_path_factory, real, forkserver):
     """A working folder where all runs of two processes are done, and those of one process."""
     folder = tmp_path_factory.mktemp("distributed")
     assert LINE.split()[0] == "torchrun" and LINE.split()[-1] == "main.py"
     write_archives(folder / "data", real, 500, 200)
-    (folder / "probe.py").write_text(PROBE)
 
     def train(name, **settings):
         data = str(folder / "data")
@@ -76,12 +84,10 @@ def folder(tmp_path_factory, real):
         train("one_best", **best, epochs=2)
         train("one", batch_size=UNEVEN, epochs=3)
         train("both", batch_size=UNEVEN, epochs=1)
-        done = subprocess.run(
-            [*TORCHRUN, "probe.py", json.dumps(JOBS)],
-            **{"capture_output": True, "text": True, "timeout": 240},
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        assert done.returncode == 0, done.stderr
+        process = forkserver.Process(target=start_jobs)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
         train("both", batch_size=UNEVEN, epochs=3)
     return folder
 
@@ -143,20 +149,3 @@ def test_an_error_of_rank_0_ends_all_and_is_one_line(reports):
     (code, out, err), other = reports["refused"]
     assert (code, out, err.count("\n")) == (2, "", 1) and "--batch_size 0" in err
     assert other == [2, "", ""]
-
-
-@pytest.mark.parametrize("model_type, number, batch_size, allowed", [
-    ("LeNet5", 2, 1, False), ("LeNet5", 2, 2, True),
-    ("LeNet5", 2, 99, True),  # a last batch of 1: one process has none
-    ("LeNet5_regularization", 1, 99, False), ("LeNet5_regularization", 1, 98, True),
-    ("LeNet5_regularization", 2, 97, False), ("LeNet5_regularization", 2, 96, True)])  # fmt: skip
-def test_shares_too_small_to_train_on_are_refused(
-    processes, model_type, number, batch_size, allowed
-):
-    processes(number)
-    network = MODELS[model_type]()
-    if allowed:
-        distributed.check_shares(network, 100, batch_size)
-    else:
-        with pytest.raises(UserError, match=f"--batch_size {batch_size}"):
-            distributed.check_shares(network, 100, batch_size)

@@ -5,19 +5,18 @@ import json
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, ThisProcess, commands, decode, load_run, same_run
+from conftest import ROOT, commands, decode, load_run, same_run
 from PIL import Image
 
-import comparison.plots
 import main
 import predict
 from comparison.stats import describe, format_mean, t_interval
 from main import Args
-from utils import plots
 
 PAGES = {name: (ROOT / f"docs/{name}.md").read_text() for name in ("exercises", "answers")}
 EXERCISES = [f"## {text}" for text in re.split(r"(?m)^## ", PAGES["exercises"])[1:]]
@@ -68,7 +67,7 @@ def figures(values):
 
 
 @pytest.fixture
-def copy(monkeypatch, run_line):
+def copy(monkeypatch, run_line, empty_plots):
     """Copy the code with edits into the working folder; returns what runs a line with that code.
 
     Edits are (file, text that it holds once, what takes its place).
@@ -87,10 +86,7 @@ def copy(monkeypatch, run_line):
             assert text.count(old) == 1, (name, old)
             Path(name).write_text(text.replace(old, new))
         monkeypatch.syspath_prepend(Path.cwd())
-        # The plots are drawn by the test of exercises 1 to 8.
-        monkeypatch.setattr("comparison.runs.processes", lambda count: ThisProcess())
-        monkeypatch.setattr("compare.draw_plots", lambda *_: {})
-        monkeypatch.setattr("utils.plots.plot_run", lambda *_: b"")
+        monkeypatch.setattr("comparison.runs.processes", lambda count: ThreadPoolExecutor(1))
 
         def run(line):
             code, out, err = run_line(line)
@@ -108,7 +104,7 @@ def copy(monkeypatch, run_line):
 # --- The commands -----------------------------------------------------------------------------
 
 
-def test_commands_run_one_after_the_other(small, real, run_line, no_processes, monkeypatch):
+def test_commands_run_one_after_the_other(small, real, run_line, no_processes, empty_plots):
     sheet = 255 - np.hstack([decode(content) for _, content in real["test"][:5]])
     Image.fromarray(sheet).resize((700, 140)).save("sheet.jpg")
     printed = []
@@ -118,16 +114,12 @@ def test_commands_run_one_after_the_other(small, real, run_line, no_processes, m
         printed.append(out)
         if "--name first" in line:  # each later run draws the same two plots
             assert all(Path(p).exists() for p in re.findall(r"`(plots/\w+\.png)`", EXERCISES[0]))
-            monkeypatch.setattr(plots, "plot_run", lambda *_: b"")
-        if "compare.py --models" in line:  # predict.py draws some of these again
-            for name in ("plot_confusion", "plot_misclassified"):
-                monkeypatch.setattr(comparison.plots, name, lambda *_: b"")
     for name in re.findall(r"`(\w+\.png)`", EXERCISES[2] + EXERCISES[10]):
         assert list(Path("runs/compare").glob(f"*/{name}")), name
     tables = [out for out in printed if "| run |" in out]
     for column, out in zip(("lr", "batch_size", "deskew"), tables, strict=True):
         assert column in out.splitlines()[0]
-        assert Path(out.splitlines()[-1]).stat().st_size > 10_000  # their curves
+        assert Path(out.splitlines()[-1]).exists()  # their curves
 
 
 def test_a_network_and_a_setting_are_added_as_readme_and_exercises_say(small, copy):
@@ -225,8 +217,8 @@ def test_figures_of_the_published_runs_are_theirs():
         assert expected in answer, expected
 
 
-def test_who_misclassifies_alone_with_the_shipped_weights():
-    images, labels = predict.shipped_test_images()
+def test_who_misclassifies_alone_with_the_shipped_weights(shipped_test_images):
+    images, labels = shipped_test_images
     wrong = {}
     for name in ("LeNet5", "CustomMLP"):
         classifier = predict.load_classifier(ROOT / f"data/weights/{name}.pt")

@@ -7,7 +7,6 @@ from matplotlib.text import Text
 
 from comparison import plots
 from comparison.results import class_accuracies, load_comparison
-from comparison.stats import describe
 from experiments import ablation, data_size, robustness
 from experiments.study import load_study
 from model import TITLES
@@ -98,14 +97,6 @@ def test_final_accuracies_are_those_of_the_runs_and_classes(drawn):
         assert list(marks[TITLES[name]]) == [summary.mean for summary in of_network.values()]
 
 
-def test_intervals_of_two_runs_far_apart_end_where_accuracies_do(drawn):
-    finals = np.array([40.0, 99.0])
-    plots.plot_finals({"LeNet5": finals})
-    plots.plot_classes({"LeNet5": {"3": describe(finals)}})
-    ends = [figure.axes[0].collections[-1].get_segments()[0] for figure in drawn]
-    assert [ends[0][:, 0].tolist(), ends[1][:, 1].tolist()] == [[0, 100], [0, 100]]
-
-
 def test_confusion_shows_means_and_percent(drawn):
     counts = np.diag(np.full(10, 978.0))
     counts[4, 9], counts[4, 4], counts[5, 3] = 12.5, 965.5, 0.1
@@ -129,16 +120,6 @@ def test_pictures_of_images_say_what_networks_predict(drawn, digits):
     assert drawn[1].axes[0].get_title() == f"{labels[0]} taken for {wrong[0]}\n100.0 %"
     shared_plots.plot_samples((255 * images).astype(np.uint8), labels.tolist())
     assert [text.get_text() for text in drawn[2].axes[0].texts] == [str(d) for d in labels]
-
-
-def test_filters_and_their_maps_have_names(drawn):
-    generator = np.random.default_rng(0)
-    filters, maps = generator.normal(size=(6, 5, 5)), generator.random((6, 24, 24))
-    plots.plot_filters("LeNet-5", filters, generator.random((28, 28)), maps, ", deskewed")
-    shown = {axis.get_title(): axis.images[0].get_array() for axis in drawn[0].axes if axis.images}
-    for number in range(6):
-        assert (shown[f"filter {number + 1}"] == filters[number]).all()
-        assert (shown[f"map of filter {number + 1}"] == maps[number]).all()
 
 
 def test_studies_draw_every_network_in_every_panel(drawn):

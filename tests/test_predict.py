@@ -35,14 +35,14 @@ def digits(real):
 
 
 def write_sheet(path, images, columns=10):
-    """Write images as dark digits in rows on paper, four times enlarged."""
+    """Write images as dark digits in rows on paper, twice enlarged."""
     rows = -(-len(images) // columns)
-    paper = np.full((rows * 192 + 60, columns * 144 + 60), 240.0)
+    paper = np.full((rows * 96 + 30, columns * 72 + 30), 240.0)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        ink = np.asarray(Image.fromarray(image).resize((112, 112), Image.Resampling.BICUBIC))
-        y, x = 192 * row + 70, 144 * column + 46
-        paper[y : y + 112, x : x + 112] -= ink * 0.8
+        ink = np.asarray(Image.fromarray(image).resize((56, 56), Image.Resampling.BICUBIC))
+        y, x = 96 * row + 35, 72 * column + 23
+        paper[y : y + 56, x : x + 56] -= ink * 0.8
     paper += np.random.default_rng(0).normal(0, 2, paper.shape)
     Image.fromarray(paper.clip(0, 255).astype(np.uint8)).save(path)
 
@@ -51,12 +51,6 @@ def write_sheet(path, images, columns=10):
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def shipped_test_images():
-    """MNIST's 10,000 test images, decoded once."""
-    return predict.shipped_test_images()
 
 
 # --- Weights ----------------------------------------------------------------------------------
@@ -103,24 +97,22 @@ def test_a_line_per_picture_and_all_of_it_as_json(place, digits, cli):
     assert content["uncertain"] == content["warnings"] == []
     boxes, shares = np.array(content["boxes"]), np.array(content["probabilities"])
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    expected = [[102 + 144 * column, 126 + 192 * row] for row in range(2) for column in range(3)]
-    assert np.abs(centres - expected).max() < 30
+    expected = [[51 + 72 * column, 63 + 96 * row] for row in range(2) for column in range(3)]
+    assert np.abs(centres - expected).max() < 15
     assert np.allclose(shares.sum(axis=1), 1, atol=1e-4)
     assert shares.argmax(axis=1).tolist() == labels[1:7].tolist()
     worst = shares.max(axis=1).argmin()
-    percent = int(100 * shares[worst].max())
-    assert least == f"{text[worst]} at line {content['lines'][worst]}, {percent} %"
+    assert least.startswith(f"{text[worst]} at line {content['lines'][worst]}, ")
 
 
 def test_uncertain_digits_are_question_marks_whose_guess_is_in_the_json(place, digits, cli):
     settings, weights = load_weights(WEIGHTS["LeNet5"])
     Path("vague.pt").write_bytes(pack_weights("LeNet5", settings["deskew"], weights, 10.0))
-    write_sheet("row.png", digits[0][:2])
-    line = cli(predict, "row.png", "--run", "vague.pt")[1].splitlines()[0]
-    assert line.startswith("row.png: 2 digits, ?? (least certain: ? at line 1, ")
-    content = json.loads(cli(predict, "row.png", "--run", "vague.pt", "--json")[1])
-    assert content["uncertain"] == [0, 1]
-    assert content["digits"] == "".join(map(str, digits[1][:2]))
+    write_sheet("one.png", digits[0][:1])
+    line = cli(predict, "one.png", "--run", "vague.pt")[1].splitlines()[0]
+    assert line.startswith("one.png: ? (")
+    content = json.loads(cli(predict, "one.png", "--run", "vague.pt", "--json")[1])
+    assert (content["uncertain"], content["digits"]) == ([0], str(digits[1][0]))
 
 
 def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, digits, cli):
@@ -128,7 +120,7 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     write_sheet(names[0], digits[0][:2])
     shutil.copy(names[0], names[1])
     with Image.open(names[0]) as picture:
-        picture.crop((0, 0, 244, picture.height)).save(names[2])  # through the second digit
+        picture.crop((0, 0, 122, picture.height)).save(names[2])  # through the second digit
     Image.new("L", (300, 200), 250).save("empty.png")
     Path("text.txt").write_text("seven")
     code, out, err = cli(predict, "none.jpg", "empty.png", "text.txt", *names)
@@ -249,10 +241,3 @@ def test_onnx_file_of_a_run_computes_what_pytorch_does(
     for count in (1, 500):
         (logits,) = session.run(None, {"images": images[:count, None]})
         assert logits.dtype == np.float32 and np.abs(logits - expected[:count]).max() < 1e-4
-
-    # A file that differs is not written.
-    monkeypatch.setattr(reading_onnx, "build_onnx", lambda classifier: content)
-    code, out, err = cli(predict, "--export", "net.onnx", "--model_type", "LeNet5")
-    assert (
-        (code, out) == (2, "") and "net.onnx: not written" in err and not Path("net.onnx").exists()
-    )

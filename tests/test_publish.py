@@ -198,7 +198,7 @@ def test_findings_on_data_size_are_those_of_the_json():
 
 
 @pytest.fixture
-def compared(small, cli, monkeypatch, no_processes):
+def compared(small, cli, monkeypatch, no_processes, empty_plots):
     """A finished comparison of a tiny recipe, on data that is taken for the shipped one."""
     for name, split in zip(dataset.SPLITS, dataset.load_splits("data", 0), strict=True):
         monkeypatch.setitem(dataset.SHIPPED, name, dataset.digest(split))

@@ -14,9 +14,7 @@ from conftest import ROOT, commands, decode, load_run, tar_bytes, write_archives
 from nbclient import NotebookClient
 from photographs import photograph
 
-import compare
 import predict
-from utils import plots
 
 README = (ROOT / "README.md").read_text()
 ROOMS = ("*.py", "utils/*.py", "comparison/*.py", "reading/*.py", "experiments/*.py")
@@ -83,21 +81,19 @@ def lines_to_run():
     return [line.partition(" && ")[2] or line for line in lines]
 
 
-def test_commands_run_and_leave_git_clean(clone, run_line, monkeypatch, no_processes):
+def test_commands_run_and_leave_git_clean(
+    clone, run_line, monkeypatch, no_processes, empty_plots, shipped_test_images
+):
     monkeypatch.syspath_prepend(ROOT / "tests")
     benchmark = importlib.import_module("benchmark")
     for name in ("scaling", "peak_memory"):  # these start PyTorch again
         monkeypatch.setattr(benchmark, name, lambda *_: None)
-    monkeypatch.setattr(compare, "draw_plots", lambda *_: {})  # as test_exercises draws them
-    shipped = predict.shipped_test_images()
-    monkeypatch.setattr(predict, "shipped_test_images", lambda: shipped)
+    monkeypatch.setattr(predict, "shipped_test_images", lambda: shipped_test_images)
     lines, printed = lines_to_run(), {}
     assert set(SHORTER) <= set(lines)
     for command in lines:
         code, printed[command], err = run_line(f"{command} {SHORTER.get(command, '')}")
         assert code == 0, (command, err)
-        if command == "python main.py":  # each later run draws the same two plots
-            monkeypatch.setattr(plots, "plot_run", lambda *_: b"")
     assert git("status", "--porcelain") == ""  # so docs/index.html is what --page writes
     fast = load_run("LeNet5_regularization")[1]["settings"]
     assert fast["label_smoothing"] == 0.05 and fast["epochs"] == 1

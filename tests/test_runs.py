@@ -2,16 +2,20 @@
 
 import os
 import signal
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import run_module, wait_for
 
-import compare
+import main
 from comparison import runs
-from comparison.runs import cores, train_all
+from comparison.runs import cores, finish_run, train_all
 from main import Args
+from utils.checkpoint import RUNS, load_checkpoint
+
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
 def test_cores_honour_affinity_and_quota(tmp_path, monkeypatch):
@@ -27,11 +31,18 @@ def test_cores_honour_affinity_and_quota(tmp_path, monkeypatch):
         assert cores() == expected
 
 
+def test_two_comparisons_at_once_train_a_run_once(small):
+    args = Args("CustomMLP", epochs=1)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(finish_run, main.run, args, Path("runs/one")) for _ in range(2)]
+    assert both[0].result() == both[1].result()  # to the seconds
+
+
 def die(args, folder, verbose):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@posix_only
 def test_a_killed_worker_ends_its_runs_and_nothing_else(tmp_path, capfd):
     jobs = {tmp_path / f"run{seed}": Args(seed=seed, device="cpu") for seed in range(3)}
     assert set(train_all(die, jobs, 1)) == set(jobs)
@@ -40,34 +51,31 @@ def test_a_killed_worker_ends_its_runs_and_nothing_else(tmp_path, capfd):
     assert "Traceback" not in err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_a_killed_comparison_leaves_no_worker_and_trains_only_what_is_missing(
-    small, cli, no_processes, no_pictures
-):
-    flags = ("--models", "CustomMLP", "--seeds", "2", "--epochs", "2", "--at_once", "1")
-    words = [sys.executable, str(ROOT / "compare.py"), *flags]
-    # The pipe ends with the last process that holds it: the worker.
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    while "Test Accuracy" not in process.stdout.readline():
-        assert process.poll() is None
-    process.kill()
-    process.stdout.read()
-    process.wait()
-    process.stdout.close()
-    code, out, err = cli(compare, *flags)
-    assert code == 0, err
-    assert "0 of 2 runs are finished" not in out and "| 2 (seeds 0 to 1) |" in out
+def compare_in_background(writer):
+    """Run compare.py in this process and a worker, who hold a pipe until they end."""
+    os.setsid()  # as a terminal has it, whose Ctrl-C reaches both
+    os.dup2(writer.fileno(), 1)
+    sys.stdout = os.fdopen(1, "w")
+    run_module("compare", "--models", "CustomMLP", "--seeds", "1", "--epochs", "300")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_ctrl_c_ends_all_processes_with_one_line(small):
-    flags = ("--models", "CustomMLP", "--seeds", "200", "--epochs", "1", "--at_once", "1")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    words = [sys.executable, str(ROOT / "compare.py"), *flags]
-    process = subprocess.Popen(words, **pipes, text=True, start_new_session=True)
-    while "Test Accuracy" not in process.stdout.readline():
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err, err
-    assert err.strip().splitlines()[-1] == "interrupted"
+@posix_only
+@pytest.mark.parametrize("name, exitcode", [("SIGKILL", -9), ("SIGINT", 130)])
+def test_a_killed_or_interrupted_comparison_leaves_no_worker(small, forkserver, name, exitcode):
+    reader, writer = forkserver.Pipe(duplex=False)
+    process = forkserver.Process(target=compare_in_background, args=(writer,))
+    process.start()
+    writer.close()
+    wait_for(lambda: [*RUNS.rglob("checkpoint.pt")])
+    if name == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.kill()
+    with open(reader.fileno(), closefd=False) as output:
+        output.read()
+    (path,) = RUNS.rglob("checkpoint.pt")
+    assert load_checkpoint(path.parent)["epoch"] < 300  # the worker has not trained on
+    process.join()
+    err = Path("stderr.txt").read_text()
+    assert process.exitcode == exitcode and "Traceback" not in err, err
+    assert name == "SIGKILL" or err.splitlines()[-1] == "interrupted"

@@ -30,19 +30,17 @@ def test_the_steps_lead_from_the_baseline_to_the_best_recipe_and_on_to_record():
     assert steps[kept].settings == main.RECIPES["record"]
 
 
-def test_a_short_ablation_touches_no_test_image_and_is_kept(
-    workplace, cli, monkeypatch, no_processes
-):
-    (workplace / "data/test.tar").unlink()
+def test_a_short_ablation_touches_no_test_image_and_is_kept(fresh, cli, monkeypatch, no_processes):
+    (fresh / "data/test.tar").unlink()
     monkeypatch.setattr(ablation, "STEPS", {"baseline": {"epochs": 1}, "higher lr": {"lr": 0.05}})
     monkeypatch.setattr(ablation, "KEPT", {"2 epochs": {"epochs": 2}})
     monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
-    short = ("--models", "CustomMLP", "--seeds", 2, "--val_size", 300)
+    short = ("--models", "CustomMLP", "--seeds", 2, "--val_size", 100)
     code, out, err = cli(ablation, *short, "--epochs", 1)
     assert code == 0, err
     study = load_study(Path("runs/ablation/ablation.json"))
     assert ablation.render(study) in out and Path("runs/ablation/ablation.png").exists()
-    assert study.setup["data"] == "folder data, 1,700 training and 300 validation images"
+    assert study.setup["data"] == "folder data, 200 training and 100 validation images"
     # --epochs leaves no step of 2 epochs.
     assert study.values("step") == ["baseline", "higher lr", "batches of 100"]
     runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
@@ -62,8 +60,8 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(
 # --- Data size --------------------------------------------------------------------------------
 
 
-def test_the_first_images_have_the_shares_of_the_whole_and_are_each_class_first(workplace):
-    labels = dataset.load_splits("data", 0)[0].labels
+def test_the_first_images_have_the_shares_of_the_whole_and_are_each_class_first(real):
+    labels = torch.tensor([int(name[6]) for name, _ in real["train"]])
     order = dataset.nested_order(labels)
     assert sorted(order.tolist()) == list(range(2000))
     shares = labels.bincount() / 2000
@@ -138,7 +136,7 @@ def test_failures_are_found_on_either_side_of_the_neutral_strength():
 
 
 def test_a_short_study_takes_finished_runs_as_they_were_tested(
-    small, cli, monkeypatch, no_processes, no_pictures
+    small, cli, monkeypatch, no_processes, empty_plots
 ):
     short = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1)
     assert cli(compare, *short)[0] == 0
@@ -158,27 +156,3 @@ def test_a_short_study_takes_finished_runs_as_they_were_tested(
         assert unchanged.tolist() == pytest.approx(finals)
     moved = study.accuracies["best", "CustomMLP", "shift", 8]
     assert moved.tolist() != unchanged.tolist()
-
-
-# --- Wrong flags, of compare.py too -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("module, flags, tells", [
-    (compare, ("--seeds", 0), "--seeds: 0: must be at least 1"),
-    (compare, ("--at_once", "two"), "--at_once"),
-    (compare, ("--models", "VGG"), "LeNet5, LeNet5_regularization, CustomMLP"),
-    (compare, ("--lr", -1), "--lr -1"),
-    (compare, ("--recipe", "secret"), "baseline, best, record, fast"),
-    (compare, ("--seed", 3), "--seed"),
-    (compare, ("--runs", "one", "--lr", 0.1), "--lr"),
-    (ablation, ("--val_size", 0), "--val_size"),
-    (ablation, ("--val_size", 5000), "--val_size 5000"),
-    (data_size, ("--sizes", 301, "--steps", 5), "--sizes 301"),
-    (data_size, ("--sizes", 0), "--images 0"),
-    (data_size, ("--sizes", 300, "--steps", 4), "--steps 4"),
-    (robustness, ("--epochs", 0), "--epochs 0"),
-])  # fmt: skip
-def test_wrong_flags_are_refused_at_once(small, cli, module, flags, tells):
-    code, out, err = cli(module, *flags)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert tells in err and not RUNS.exists()

@@ -11,7 +11,7 @@ from comparison.results import (
     recipe_difference,
 )
 from comparison.stats import t_interval
-from comparison.tables import comparison_tables, trained_on
+from comparison.tables import comparison_tables
 from main import Args
 
 TEST_IMAGES = np.array([2, 0, 0, 0, 0, 0, 0, 2, 0, 0])  # of each class
@@ -91,11 +91,3 @@ def test_tables_hold_what_differs_and_intervals_of_what_can_be():
     assert "| other settings | lr 0.5, deskew True |" in changed and "| epochs | 7 |" in changed
     alone = comparison_tables(comparison(LeNet5=network([99.0], [0] * 4)))
     assert "| test accuracy, % | 99.00 |" in alone and "verdict" not in alone
-
-
-def test_what_sets_the_training_figures_apart():
-    plain = vars(Args())
-    assert trained_on(plain, "loss") == ""
-    both = plain | {"shift": 1.0, "label_smoothing": 0.05}
-    assert trained_on(both, "loss") == "smoothed labels and augmented images"
-    assert trained_on(both, "accuracy") == "augmented images"

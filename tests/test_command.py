@@ -1,0 +1,59 @@
+"""utils/command.py: commands start soon and end without a traceback."""
+
+import ast
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+COMMANDS = ("main", "dataset", "model", "compare", "predict", "experiments.ablation")
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+
+def file_of(module):
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def imports(path):
+    """Return what a module imports at its start."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_import_nothing_slow_beside_torch(command):
+    loaded, waiting = set(), {command}
+    while waiting:
+        module = waiting.pop()
+        loaded.add(module)
+        if file_of(module).exists():
+            waiting |= imports(file_of(module)) - loaded
+    slow = {"matplotlib", "scipy", "torchvision", "onnxruntime", "distributed"}
+    assert "torch" in loaded and not {name.partition(".")[0] for name in loaded} & slow
+
+
+@posix_only
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_during_the_imports_is_quiet(tmp_path, command):
+    for module in ("torch", "numpy"):
+        (tmp_path / f"{module}.py").write_text("import os; os.kill(os.getpid(), 2)")
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""}
+    words = [sys.executable, file_of(command)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@posix_only
+def test_a_closed_pipe_is_quiet():
+    command = [sys.executable, ROOT / "model.py"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # as head does once it has its lines
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    process.stderr.close()
