@@ -152,7 +152,7 @@ def in_lines(boxes: list[Box]) -> list[list[int]]:
     lines: list[list[int]] = []
     for index in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
         line = max(lines, key=lambda own: shared(boxes[own[-1]], boxes[index]), default=None)
-        if line and shared(boxes[line[-1]], boxes[index]) > 0.5:
+        if line and shared(boxes[line[-1]], boxes[index]) > 0.35:
             line.append(index)
         else:
             lines.append([index])

@@ -199,9 +199,10 @@ def test_a_one_as_tall_as_the_picture_is_no_line():
     assert digit.box == pytest.approx((53, 8, 68, 193), abs=3)
 
 
-def test_lines_that_are_askew_are_read_one_after_the_other():
+@pytest.mark.parametrize("drop", [8, 34])  # pixels from digit to digit
+def test_lines_that_are_askew_are_read_one_after_the_other(drop):
     boxes = [
-        (60 * column, 100 * row + 8 * column, 60 * column + 40, 100 * row + 8 * column + 60)
+        (60 * column, 100 * row + drop * column, 60 * column + 40, 100 * row + drop * column + 60)
         for row in range(3)
         for column in range(9)
     ]
