@@ -141,7 +141,8 @@ class Sheet:
             digit = max(first, second, key=self.worth)
             bar = first if digit is second else second
             changed = digit.label != whole.label and digit.confidence > 0.9
-            if changed and bar.box[1] >= digit.box[3]:  # underlined
+            below = bar.box[1] >= digit.box[3] and bar.width > 3 * bar.height
+            if changed and below:  # underlined
                 return -1.0
             return whole.confidence - parts[1] + 0.02
         linked = any(enclose([place, whole.box]) == place for place in self.places)
