@@ -18,6 +18,7 @@ from main import RECIPES, Args
 from utils.checkpoint import RUNS, load_checkpoint, load_weights
 from utils.files import UserError, acquire_lock
 
+pytestmark = pytest.mark.usefixtures("empty_plots")
 MODEL = "LeNet5_regularization"
 MLP = ("--model_type", "CustomMLP")
 

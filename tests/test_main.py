@@ -184,7 +184,7 @@ def test_what_ends_a_resumed_run_leaves_the_last_good_checkpoint(
 # --- Initial weights --------------------------------------------------------------------------
 
 
-def test_training_starts_from_the_weights_of_a_file_or_a_run(small, cli):
+def test_training_starts_from_the_weights_of_a_file_or_a_run(small, cli, empty_plots):
     shipped = ROOT / "data/weights/CustomMLP.pt"
     flags = (*MLP, "--epochs", 1, "--lr", 1e-12, "--deskew")  # so that nothing moves
     for source, name in ((shipped, "one"), ("one", "two"), (RUNS / "two", "three")):
@@ -200,7 +200,7 @@ def test_training_starts_from_the_weights_of_a_file_or_a_run(small, cli):
 # --- Validation images ------------------------------------------------------------------------
 
 
-def test_with_val_size_the_test_set_is_not_touched(fresh, cli):
+def test_with_val_size_the_test_set_is_not_touched(fresh, cli, empty_plots):
     Path("data/test.tar").unlink()
     code, out, err = cli(main, *MLP, "--epochs", 2, "--lr", 0.03, "--val_size", 80)
     assert (code, err) == (0, "") and "220 training and 80 validation images" in out

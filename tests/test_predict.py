@@ -68,7 +68,7 @@ def test_shipped_weights_are_small_good_and_calibrated(model_type, shipped_test_
     assert calibration_error(shares, labels.numpy()) <= 0.5
 
 
-def test_own_run_predicts_as_it_did_in_training(small, cli):
+def test_own_run_predicts_as_it_did_in_training(small, cli, empty_plots):
     main.run(Args("CustomMLP", 1), RUNS / "mine", verbose=False)
     code, out, err = cli(predict, "--test", "data/test", "--run", "mine")
     row = load_run("mine")[0][-1]
@@ -105,7 +105,9 @@ def test_a_line_per_picture_and_all_of_it_as_json(place, digits, cli):
     assert least.startswith(f"{text[worst]} at line {content['lines'][worst]}, ")
 
 
-def test_uncertain_digits_are_question_marks_whose_guess_is_in_the_json(place, digits, cli):
+def test_uncertain_digits_are_question_marks_whose_guess_is_in_the_json(
+    place, digits, cli, empty_plots
+):
     settings, weights = load_weights(WEIGHTS["LeNet5"])
     Path("vague.pt").write_bytes(pack_weights("LeNet5", settings["deskew"], weights, 10.0))
     write_sheet("one.png", digits[0][:1])
@@ -188,7 +190,7 @@ def test_labelled_images_of_an_archive_are_counted_listed_and_drawn(place, real,
 # --- One's own --------------------------------------------------------------------------------
 
 
-def test_crops_start_where_the_folder_ends_and_are_like_mnists(place, digits, cli):
+def test_crops_start_where_the_folder_ends_and_are_like_mnists(place, digits, cli, empty_plots):
     images, labels = digits
     write_sheet("one.png", images[:20])
     write_sheet("two.png", images[20:30])

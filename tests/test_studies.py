@@ -14,6 +14,8 @@ from experiments.study import load_study
 from experiments.subset import SubsetArgs, run_on_subset
 from utils.checkpoint import RUNS, load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("empty_plots")
+
 # --- Ablation ---------------------------------------------------------------------------------
 
 
@@ -136,7 +138,7 @@ def test_failures_are_found_on_either_side_of_the_neutral_strength():
 
 
 def test_a_short_study_takes_finished_runs_as_they_were_tested(
-    small, cli, monkeypatch, no_processes, empty_plots
+    small, cli, monkeypatch, no_processes
 ):
     short = ("--models", "CustomMLP", "--seeds", 2, "--epochs", 1)
     assert cli(compare, *short)[0] == 0
