@@ -136,17 +136,15 @@ class Sheet:
 
     def gain(self, first: Group, second: Group, whole: Group) -> float:
         """Return how much surer the network is of a whole than it should be to prefer the parts."""
-        parts = sorted([self.worth(first), self.worth(second)])
-        if parts[0] == 0:
-            digit = max(first, second, key=self.worth)
-            bar = first if digit is second else second
+        rest, digit = sorted((second, first), key=self.worth)
+        if self.worth(rest) == 0:
             changed = digit.label != whole.label and digit.confidence > 0.9
-            below = bar.box[1] >= digit.box[3] and bar.width > 3 * bar.height
+            below = rest.box[1] >= digit.box[3] and rest.width > 3 * rest.height
             if changed and below:  # underlined
                 return -1.0
-            return whole.confidence - parts[1] + 0.02
+            return whole.confidence - self.worth(digit) + 0.02
         linked = any(enclose([place, whole.box]) == place for place in self.places)
-        return whole.confidence - parts[0] + (0.05 if linked else -0.1)
+        return whole.confidence - self.worth(rest) + (0.05 if linked else -0.1)
 
     def worth(self, group: Group) -> float:
         """Return the network's confidence in a group: 0 if it is too low, half if it is a blob."""
@@ -259,7 +257,7 @@ def first_sight(
     for parts in (3, 8, 0):
         for dark in (True, False):
             ink = find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
-            if dark and parts == 3:
+            if dark:
                 dark_ink = ink
             sheet = Sheet(ink, classify, None)
             quality = sheet.quality(grey, dark)

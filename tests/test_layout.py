@@ -4,6 +4,7 @@ import ast
 
 import pytest
 from conftest import ROOT
+from test_command import imports
 
 # What each room may import; none imports experiments/.
 TRAINING = {"utils", "dataset", "model", "main"}
@@ -22,11 +23,8 @@ MAY_IMPORT = {
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_run_one_way(room):
-    imported = set()
+    names = set()
     for path in [*ROOT.glob(f"{room}.py"), *ROOT.glob(f"{room}/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(node.module.partition(".")[0])
+        names |= imports(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    imported = {name.partition(".")[0] for name in names}
     assert imported & MAY_IMPORT.keys() - {room} <= MAY_IMPORT[room]
