@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from reading.ink import Box, slices
+from reading.ink import Box, ink_median, slices
 
 SMALLEST = 0.4  # of the digits' median height: what is lower is no digit
+LARGEST = 2.5  # of the digits' median height: what is taller is no digit
 
 
 @dataclass(eq=False)
@@ -94,6 +95,11 @@ def enclose(boxes: Iterable[Box]) -> Box:
     return min(left), min(top), max(right), max(bottom)
 
 
+def grow(box: Box, margin: int) -> Box:
+    """Return a box with a margin around it."""
+    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
+
+
 def unite(groups: Iterable[Group]) -> tuple[Box, np.ndarray]:
     """Return the box around groups, and their ink in it, bool [h, w]."""
     left, top, right, bottom = box = enclose(group.box for group in groups)
@@ -123,22 +129,38 @@ def name_box(box: Box) -> str:
     return f"({box[0]}, {box[1]}) to ({box[2]}, {box[3]})"
 
 
-def median_height(groups: list[Group]) -> float:
-    """Return the median height of groups, without bars, lines and what is low beside it.
+def typical_height(groups: list[Group]) -> float:
+    """Return the digits' height: the median of all pieces, or that of half of the ink.
 
-    If there are more fragments than digits, the median is weighted by height; then what touches
-    the border does not count, as it may be larger than digits.
+    The latter if the network is sure of more ink then, as there are more fragments or specks than
+    digits. Bars, lines and what is low do not count.
     """
-    upright = [group for group in groups if group.width <= 3 * group.height]
-    heights = np.array([group.height for group in upright or groups] or [1])
+    upright = [group for group in groups if group.width <= 3 * group.height] or groups
+    if not upright:
+        return 1.0
+    heights = np.array([group.height for group in upright])
     median = float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
-    inner = np.sort([group.height for group in upright if not group.contact])
-    inner = inner[inner >= SMALLEST * median]
-    if not len(inner):
+    inner = [group for group in upright if not group.contact]  # there may be a desk
+    if not inner:
         return median
-    weighted = float(inner[np.searchsorted(np.cumsum(inner), inner.sum() / 2)])
-    several = (inner > 0.7 * weighted).sum() > 1  # else a scribble, say
-    return weighted if several and weighted > 1.5 * median else median
+    pairs = np.array([(group.height, group.area) for group in inner])
+    tall = ink_median(pairs[:, 0], pairs[:, 1])
+    sure = [group for group in groups if worth(group, 0) > 0.8]
+    ink = [
+        sum(g.area for g in sure if SMALLEST * height <= g.height <= LARGEST * height)
+        for height in (median, tall)
+    ]
+    return tall if ink[1] > 1.5 * ink[0] else median
+
+
+def worth(group: Group, height: float) -> float:
+    """Return the network's confidence in a group where digits have a height; half if it is a blob.
+
+    It is 0 if the group is too low or too wide.
+    """
+    if group.height < SMALLEST * height or group.width > 2 * group.height:
+        return 0.0
+    return group.confidence * (0.5 if group.is_filled else 1)
 
 
 def in_lines(boxes: list[Box]) -> list[list[int]]:

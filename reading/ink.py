@@ -136,10 +136,7 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     inner = within.any(axis=0)
     if not inner.any():
         return [], 0.0
-    # Half of the ink is in pieces at least as tall.
-    order = np.argsort(heights[inner])
-    ink = np.cumsum(areas[inner][order])
-    height = float(heights[inner][order][np.searchsorted(ink, ink[-1] / 2)])
+    height = ink_median(heights[inner], areas[inner])
     within &= heights > max(0.5 * height, 5)
     tallest = (within * heights).max(axis=1)
     many = (within.sum(axis=1) > 3) & (within @ areas > areas / 6)
@@ -244,20 +241,25 @@ def label(mask: np.ndarray) -> tuple[np.ndarray, dict[int, Box]]:
     return labels, {n: (x.start, y.start, x.stop, y.stop) for n, (y, x) in parts}
 
 
-def typical_size(areas: np.ndarray, boxes: dict[int, Box]) -> tuple[float, float]:
-    """Return the median height and area of those pieces in boxes that hold most of their ink.
+def ink_median(values: np.ndarray, areas: np.ndarray) -> float:
+    """Return the value [N] of pieces up to which there is half of their ink."""
+    order = np.argsort(values)
+    ink = np.cumsum(areas[order])
+    return float(values[order][np.searchsorted(ink, ink[-1] / 2)])
 
-    Args:
-        areas: of all pieces by number, int [N].
-        boxes: number -> box.
+
+def typical_area(labels: np.ndarray) -> float:
+    """Return the area of pieces [H, W] up to which there is half of their ink.
+
+    Those at the border, where a desk may be, count only if there are no others.
     """
-    if not boxes:
-        return 0.0, 0.0
-    chosen = sorted(boxes, key=lambda n: -areas[n])
-    ink = np.cumsum(areas[chosen])
-    chosen = chosen[: int(np.searchsorted(ink, 0.9 * ink[-1])) + 1]
-    heights = [boxes[n][3] - boxes[n][1] for n in chosen]
-    return float(np.median(heights)), float(np.median(areas[chosen]))
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    inner = areas.copy()
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        inner[side] = 0
+    areas = inner if inner.any() else areas
+    return ink_median(areas, areas)
 
 
 def slices(box: Box) -> tuple[slice, slice]:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from reading.crops import SIDE, draw
 from reading.groups import (
+    LARGEST,
     SMALLEST,
     Digit,
     Group,
@@ -22,13 +23,15 @@ from reading.groups import (
     distance,
     draw_mask,
     enclose,
+    grow,
     in_lines,
-    median_height,
     name_box,
     trim,
+    typical_height,
     unite,
+    worth,
 )
-from reading.ink import Box, find_ink, find_mask, find_sheet, label, look, slices, typical_size
+from reading.ink import Box, find_ink, find_mask, find_sheet, label, look, slices, typical_area
 from reading.pictures import is_mnist
 
 MAX_DIGITS = 300
@@ -36,8 +39,8 @@ FIRST_SIDES = 320, 1000  # pixels: a picture's longer side at first sight; small
 HEIGHT = 64  # pixels that a digit is tall at second sight
 WORKING_PIXELS = 3_000_000  # at most, at second sight
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
-LARGEST = 2.5  # of the digits' median height: what is taller is no digit
 LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
+REACH = 16  # pixels at second sight: what is closer to a digit of first sight may be part of it
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -55,11 +58,11 @@ class Sheet:
     def __init__(self, ink: np.ndarray, classify: Classify, places: list[Box] | None) -> None:
         self.ink, self.classify, self.places = ink, classify, places or []
         self.groups = self.see(self.find_pieces(places))
-        self.height = median_height(self.groups)
+        self.height = typical_height(self.groups)
         self.join_all()
         if places is not None and len(self.groups) <= 2 * MAX_DIGITS:
             self.join_pairs()
-            self.height = median_height(self.groups)
+            self.height = typical_height(self.groups)
             self.groups = [part for group in self.groups for part in self.split(group)]
         self.dropped = [group for group in self.groups if not self.is_digit(group)]
         self.groups = [group for group in self.groups if self.is_digit(group)]
@@ -68,10 +71,10 @@ class Sheet:
         """Return the connected pieces of ink, the largest first, without specks."""
         labels, boxes = label(find_mask(self.ink))
         areas = np.bincount(labels.ravel())
-        least = max(4, SPECK * typical_size(areas, boxes)[1])
+        least = max(4, SPECK * typical_area(labels))
         chosen = [n for n in boxes if areas[n] >= least]
         if places is not None:
-            chosen = [n for n in chosen if any(distance(boxes[n], place) < 0 for place in places)]
+            chosen = [n for n in chosen if any(distance(boxes[n], p) < REACH for p in places)]
         chosen = sorted(chosen, key=lambda n: -areas[n])[: 3 * MAX_DIGITS]
         return [(boxes[n], labels[slices(boxes[n])] == n) for n in chosen]
 
@@ -143,14 +146,13 @@ class Sheet:
             if changed and below:  # underlined
                 return -1.0
             return whole.confidence - self.worth(digit) + 0.02
-        linked = any(enclose([place, whole.box]) == place for place in self.places)
+        places = [grow(place, REACH) for place in self.places]
+        linked = any(enclose([place, whole.box]) == place for place in places)
         return whole.confidence - self.worth(rest) + (0.05 if linked else -0.1)
 
     def worth(self, group: Group) -> float:
-        """Return the network's confidence in a group: 0 if it is too low, half if it is a blob."""
-        if group.height < SMALLEST * self.height or group.width > 2 * group.height:
-            return 0.0
-        return group.confidence * (0.5 if group.is_filled else 1)
+        """Return the network's confidence in a group among these digits."""
+        return worth(group, self.height)
 
     # Digits that touch
 
@@ -189,8 +191,10 @@ class Sheet:
     # What is a digit
 
     def is_digit(self, group: Group) -> bool:
-        """Return whether a group is as tall as the others, and not the edge of the paper."""
+        """Return whether a group is as tall as the others, where one was seen, and no edge."""
         if not SMALLEST * self.height <= group.height <= LARGEST * self.height:
+            return False
+        if self.places and all(distance(group.box, place) >= 0 for place in self.places):
             return False
         contact = group.contact / (group.width + group.height)
         if len(self.groups) == 1 or contact == 0:
@@ -198,20 +202,23 @@ class Sheet:
         return group.confidence > 0.6 and group.width > 0.1 * group.height and contact < 0.3
 
     def quality(self, grey: np.ndarray, dark: bool) -> float:
-        """Return the share of the ink of which the network is sure; half if it is like the border.
+        """Return the share of the ink of which the network is sure; half if it is like the paper.
 
         What was dropped counts little, and least at the border, where there may be a desk.
         """
+        if not self.groups:
+            return 0.0
         good = sum(group.area * self.worth(group) for group in self.groups)
         bad = sum(group.area * (0.02 if group.contact else 0.3) for group in self.dropped)
-        share = good / max(sum(group.area for group in self.groups) + bad, 1)
+        share = good / (sum(group.area for group in self.groups) + bad)
         share *= 1 - sum(group.contact for group in self.groups) / (2 * sum(grey.shape))
         edge = np.ones(grey.shape, bool)
-        edge[1:-1, 1:-1] = False
-        beyond = draw_mask(grey.shape, self.dropped)[edge]
-        if not self.groups or beyond.mean() > 0.33:  # much of the border is not paper
-            return share
-        contrast = np.median(grey[edge][~beyond]) - grey[draw_mask(grey.shape, self.groups)].mean()
+        band = max(1, min(grey.shape) // 30)  # a thin frame may be around all
+        edge[band:-band, band:-band] = False
+        digits, paper = draw_mask(grey.shape, self.groups), ~draw_mask(grey.shape, self.dropped)
+        # Where much of the border is no paper, what is between the digits should be.
+        paper &= edge if paper[edge].mean() > 0.67 else ~digits
+        contrast = np.median(grey[paper]) - grey[digits].mean()
         least = 0.2 * np.ptp(np.percentile(grey, [1, 99]))
         return share if (contrast if dark else -contrast) > least else share / 2
 
@@ -283,7 +290,7 @@ def look_closer(
     low = 0.2 * sheet.height, SMALLEST * sheet.height
     fragments = [g for g in sheet.dropped if low[0] < g.height < low[1] and not g.contact]
     seen = sheet.groups + fragments  # which may turn out to be parts of one digit
-    places = [view.place(group.box, NEAR * sheet.height) for group in seen]
+    places = [view.place(group.box) for group in seen]
     region = view.place(enclose(group.box for group in sheet.groups), sheet.height)
     pixels = (region[2] - region[0]) * (region[3] - region[1])
     scale = min(view.scale * HEIGHT / sheet.height, (WORKING_PIXELS / pixels) ** 0.5)

@@ -407,6 +407,31 @@ def test_fragments_do_not_set_the_height_of_digits():
     assert read(page) == "742"
 
 
+def test_specks_do_not_set_the_height_of_digits():
+    """Dotted lines, and blots around one large digit."""
+    page = Image.new("RGB", (420, 300), "white")
+    for number, digit in enumerate("742"):
+        draw(page, digit, (40 + 130 * number, 90, 70, 90), 6, "black")
+    for x in range(5, 420, 8):
+        for y in range(0, 300, 50):
+            ImageDraw.Draw(page).ellipse((x, y, x + 3, y + 3), "black")
+    assert read(page) == "742"
+    page = Image.new("RGB", (300, 380), "white")
+    draw(page, "2", (60, 40, 170, 290), 8, "black")
+    for x in (10, 270):
+        for y in range(50, 350, 60):
+            ImageDraw.Draw(page).ellipse((x, y, x + 16, y + 13), "black")
+    assert read(page) == "2"
+
+
+def test_a_thin_frame_is_not_the_paper():
+    page = Image.new("RGB", (600, 200), "black")
+    for number, digit in enumerate("7427"):
+        draw(page, digit, (40 + 140 * number, 40, 60, 90), 3, "white")
+    ImageDraw.Draw(page).rectangle((0, 0, 599, 199), outline="white", width=2)
+    assert read(page) == "7427"
+
+
 def test_a_digit_in_fragments_is_put_together():
     page = Image.new("RGB", (420, 200), "white")
     for number, digit in enumerate("742"):
