@@ -100,7 +100,9 @@ class Sheet:
         grown = ndimage.maximum_filter(np.pad(whole.mask, reach), reach + 1)
         chained = ndimage.label(grown)[1] == 1
         parts = sum(group.area * self.worth(group) for group in self.groups) / whole.area
-        if chained and whole.confidence > parts and whole.width < 1.5 * whole.height:
+        column = whole.height > 3 * max(group.height for group in self.groups)
+        large = column or whole.width > 1.5 * whole.height
+        if chained and not large and whole.confidence > parts:
             self.groups, self.height = [whole], whole.height
 
     def join_pairs(self) -> None:
@@ -148,6 +150,9 @@ class Sheet:
             return whole.confidence - self.worth(digit) + 0.02
         places = [grow(place, REACH) for place in self.places]
         linked = any(enclose([place, whole.box]) == place for place in places)
+        across = min(first.box[2], second.box[2]) - max(first.box[0], second.box[0])
+        above = across > 0.5 * min(first.width, second.width)
+        linked = linked or (above and distance(first.box, second.box) < 0)
         return whole.confidence - self.worth(rest) + (0.05 if linked else -0.1)
 
     def worth(self, group: Group) -> float:
@@ -184,8 +189,9 @@ class Sheet:
         options = [parts[number : number + 2] for number in range(0, len(parts), 2)]
         best = max(options, key=lambda two: min(part.confidence for part in two), default=[])
         weakest = min((part.confidence for part in best), default=0.0)
-        # No digit is that wide, whatever the network makes of it.
-        margin = -0.1 if axis and group.width > 1.5 * self.height else 0.1
+        # No digit is that wide, whatever the network makes of it, at least none beside others.
+        limit = 1.5 if len(self.groups) > 1 else 2
+        margin = -0.1 if axis and group.width > limit * self.height else 0.1
         return best if weakest > max(group.confidence + margin, 0.6) else []
 
     # What is a digit
@@ -321,6 +327,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     if quality < LEAST or not sheet.groups:
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")
     notes, unread = list(sheet.left_out(view)), list(sheet.unread(view))
+    seen = [view.place(group.box) for group in sheet.groups if group.confidence > 0.9]
     for number in range(3):
         if number and 0.7 < HEIGHT / sheet.height < 1.4:
             break
@@ -335,5 +342,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         for number, line in enumerate(in_lines([group.box for group in sheet.groups]), 1)
         for index in line
     ]
+    lost = [place for place in seen if all(distance(place, digit.box) >= 0 for digit in digits)]
+    notes += [f"left out what may be a digit, at {name_box(place)}" for place in lost]
     unread = unread or list(sheet.unread(view))
     return Reading(digits, [*notes, *sheet.doubtful(view), *unread])

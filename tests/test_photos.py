@@ -398,6 +398,58 @@ def test_touching_digits_are_parted():
     assert read(page) == "742"
 
 
+FRAMES = {  # boxes, how many digits these are
+    "a row": ([(10, 10, 40, 70), (50, 10, 80, 70), (90, 10, 120, 70)], 3),
+    "a column": ([(10, 10 + 75 * n, 40, 70 + 75 * n) for n in range(4)], 4),
+    "a wide digit": ([(10, 10, 130, 80)], 1),
+    "two that touch, beside another": ([(10, 10, 130, 80), (150, 10, 180, 80)], 3),
+}
+
+
+def frame(ink, box):
+    """Draw an empty box."""
+    left, top, right, bottom = box
+    ink[top:bottom, left:right] = 1
+    ink[top + 4 : bottom - 4, left + 4 : right - 4] = 0
+
+
+def count_pieces(ink, boxes):
+    """Return how many digits ink is in boxes if the network is as sure of all."""
+    sheet = photos.Sheet(ink, lambda images: np.full((len(images), 1), 0.97), boxes)
+    return len(sheet.groups)
+
+
+@pytest.mark.parametrize("boxes, count", FRAMES.values(), ids=FRAMES.keys())
+def test_where_the_network_is_sure_of_all_boxes_decide(boxes, count):
+    ink = np.zeros((330, 200))
+    for box in boxes:
+        frame(ink, box)
+    assert count_pieces(ink, boxes) == count
+
+
+def test_a_stroke_that_begins_within_a_digit_belongs_to_it():
+    ink = np.zeros((330, 200))
+    frame(ink, (10, 10, 50, 60))
+    ink[52:64, 20:40] = 0  # where the stroke leaves it
+    ink[40:110, 27:33] = 1
+    assert count_pieces(ink, [(10, 10, 50, 60), (27, 40, 33, 110)]) == 1
+
+
+def test_a_digit_lost_at_second_sight_is_named(digits, monkeypatch):
+    look_closer = photos.look_closer
+
+    def lose_one(*arguments):
+        view, sheet = look_closer(*arguments)
+        sheet.groups = sheet.groups[1:]
+        return view, sheet
+
+    picture = on_paper(written(digits[:4])).convert("RGB")
+    assert not photos.find_digits(picture, probabilities).warnings
+    monkeypatch.setattr(photos, "look_closer", lose_one)
+    (warning,) = photos.find_digits(picture, probabilities).warnings
+    assert warning.startswith("left out what may be a digit, at ")
+
+
 def test_fragments_do_not_set_the_height_of_digits():
     page = Image.new("RGB", (420, 200), "white")
     for number, digit in enumerate("742"):
