@@ -118,10 +118,14 @@ def trim(box: Box, mask: np.ndarray) -> tuple[Box, np.ndarray]:
     return (left + inner[0], top + inner[1], left + inner[2], top + inner[3]), mask[slices(inner)]
 
 
+def gap(one: Box, other: Box, axis: int) -> float:
+    """Return how far two boxes are apart, across (0) or down (1); negative if they overlap."""
+    return max(one[axis], other[axis]) - min(one[axis + 2], other[axis + 2])
+
+
 def distance(one: Box, other: Box) -> float:
     """Return how far two boxes are apart, across or down; negative if they overlap."""
-    across = max(one[0], other[0]) - min(one[2], other[2])
-    return max(across, max(one[1], other[1]) - min(one[3], other[3]))
+    return max(gap(one, other, 0), gap(one, other, 1))
 
 
 def name_box(box: Box) -> str:
@@ -167,8 +171,7 @@ def in_lines(boxes: list[Box]) -> list[list[int]]:
     """Return the indices of boxes by line, each from left to right."""
 
     def shared(one: Box, other: Box) -> float:
-        overlap = min(one[3], other[3]) - max(one[1], other[1])
-        return overlap / min(one[3] - one[1], other[3] - other[1])
+        return -gap(one, other, 1) / min(one[3] - one[1], other[3] - other[1])
 
     # Each box goes on the line whose last box is beside it, so that lines may be askew.
     lines: list[list[int]] = []

@@ -23,6 +23,7 @@ from reading.groups import (
     distance,
     draw_mask,
     enclose,
+    gap,
     grow,
     in_lines,
     name_box,
@@ -135,7 +136,7 @@ class Sheet:
         if bottom - top > 2.2 * self.height or right - left > 1.6 * self.height:
             return False
         low = min(first.height, second.height) < SMALLEST * self.height
-        above = min(first.box[2], second.box[2]) > max(first.box[0], second.box[0])
+        above = gap(first.box, second.box, axis=0) < 0
         limit = NEAR * self.height * (1 if low or above else 0.5)
         return distance(first.box, second.box) < limit
 
@@ -150,10 +151,9 @@ class Sheet:
             return whole.confidence - self.worth(digit) + 0.02
         places = [grow(place, REACH) for place in self.places]
         linked = any(enclose([place, whole.box]) == place for place in places)
-        across = min(first.box[2], second.box[2]) - max(first.box[0], second.box[0])
-        above = across > 0.5 * min(first.width, second.width)
-        linked = linked or (above and distance(first.box, second.box) < 0)
-        return whole.confidence - self.worth(rest) + (0.05 if linked else -0.1)
+        above = -gap(first.box, second.box, axis=0) > 0.5 * min(first.width, second.width)
+        within = above and distance(first.box, second.box) < 0
+        return whole.confidence - self.worth(rest) + (0.05 if linked or within else -0.1)
 
     def worth(self, group: Group) -> float:
         """Return the network's confidence in a group among these digits."""
