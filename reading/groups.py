@@ -13,6 +13,7 @@ from scipy import ndimage
 from reading.ink import Box, ink_median, slices
 
 SMALLEST = 0.4  # of the digits' median height: what is lower is no digit
+SMALLEST_ZERO = 0.25  # many write zeros smaller than other digits
 LARGEST = 2.5  # of the digits' median height: what is taller is no digit
 
 
@@ -20,7 +21,8 @@ LARGEST = 2.5  # of the digits' median height: what is taller is no digit
 class Group:
     """Ink that may be a digit, in a picture [H, W] of a shape.
 
-    Contact is how many of its pixels are on the border, filled says whether it is a blob.
+    Contact is how many of its pixels are on the border, filled says whether it is a blob, smallest
+    is the share of the digits' height that one of its form has at least.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +39,8 @@ class Group:
         inside = ndimage.distance_transform_edt(np.pad(self.mask[::step, ::step], 1)).max()
         widest = 2 * step * inside / min(self.mask.shape)
         self.is_filled = widest > 0.75 and self.width > 0.45 * self.height
+        hole = int(ndimage.binary_fill_holes(self.mask).sum()) - self.area
+        self.smallest = SMALLEST_ZERO if hole > 0.15 * self.area else SMALLEST
         left, top, right, bottom = self.box
         sides = [(left == 0, self.mask[:, 0]), (top == 0, self.mask[0]),
                  (right == self.shape[1], self.mask[:, -1]),
@@ -162,7 +166,7 @@ def worth(group: Group, height: float) -> float:
 
     It is 0 if the group is too low or too wide.
     """
-    if group.height < SMALLEST * height or group.width > 2 * group.height:
+    if group.height < group.smallest * height or group.width > 2 * group.height:
         return 0.0
     return group.confidence * (0.5 if group.is_filled else 1)
 

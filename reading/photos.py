@@ -198,7 +198,7 @@ class Sheet:
 
     def is_digit(self, group: Group) -> bool:
         """Return whether a group is as tall as the others, where one was seen, and no edge."""
-        if not SMALLEST * self.height <= group.height <= LARGEST * self.height:
+        if not group.smallest * self.height <= group.height <= LARGEST * self.height:
             return False
         if self.places and all(distance(group.box, place) >= 0 for place in self.places):
             return False

@@ -476,6 +476,16 @@ def test_specks_do_not_set_the_height_of_digits():
     assert read(page) == "2"
 
 
+def test_a_zero_may_be_small():
+    page = Image.new("RGB", (460, 200), "white")
+    for number, digit in enumerate("7-42"):
+        if digit == "-":
+            ImageDraw.Draw(page).ellipse((130, 80, 156, 112), outline="black", width=7)
+        else:
+            draw(page, digit, (30 + 100 * number, 50, 60, 90), 8, "black")
+    assert read(page) == "7042"
+
+
 def test_a_thin_frame_is_not_the_paper():
     page = Image.new("RGB", (600, 200), "black")
     for number, digit in enumerate("7427"):
