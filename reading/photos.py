@@ -152,8 +152,9 @@ class Sheet:
         places = [grow(place, REACH) for place in self.places]
         linked = any(enclose([place, whole.box]) == place for place in places)
         above = -gap(first.box, second.box, axis=0) > 0.5 * min(first.width, second.width)
-        within = above and distance(first.box, second.box) < 0
-        return whole.confidence - self.worth(rest) + (0.05 if linked or within else -0.1)
+        overlap = distance(first.box, second.box) < 0
+        linked = linked or (above and (overlap or whole.height < 1.2 * self.height))
+        return whole.confidence - self.worth(rest) + (0.05 if linked else -0.1)
 
     def worth(self, group: Group) -> float:
         """Return the network's confidence in a group among these digits."""

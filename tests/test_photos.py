@@ -435,6 +435,15 @@ def test_a_stroke_that_begins_within_a_digit_belongs_to_it():
     assert count_pieces(ink, [(10, 10, 50, 60), (27, 40, 33, 110)]) == 1
 
 
+def test_the_loops_of_an_eight_are_one_digit_where_others_are_as_tall():
+    ink = np.zeros((330, 200))
+    boxes = [(10 + 45 * number, 10, 40 + 45 * number, 90) for number in range(3)]
+    boxes += [(145, 10, 175, 48), (145, 52, 175, 90)]
+    for box in boxes:
+        frame(ink, box)
+    assert count_pieces(ink, boxes) == 4
+
+
 def test_a_digit_lost_at_second_sight_is_named(digits, monkeypatch):
     look_closer = photos.look_closer
 
