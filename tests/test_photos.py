@@ -1,4 +1,4 @@
-"""reading/photos.py: digits are found in pictures of any kind, and look as MNIST's do."""
+"""reading/: digits are found in pictures of any kind, and look as MNIST's do."""
 
 import io
 import warnings

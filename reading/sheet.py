@@ -1,0 +1,243 @@
+"""The digits of one view of a picture: from its connected pieces of ink to whole digits.
+
+What is ambiguous the network decides: which pieces belong together, where touching digits part.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy import ndimage
+
+from reading.crops import draw
+from reading.groups import (
+    LARGEST,
+    SMALLEST,
+    Group,
+    View,
+    distance,
+    draw_mask,
+    enclose,
+    gap,
+    grow,
+    name_box,
+    trim,
+    typical_height,
+    unite,
+    worth,
+)
+from reading.ink import Box, find_mask, label, slices, typical_area
+
+MAX_DIGITS = 300
+SPECK = 0.02  # of a digit's area: smaller pieces are dirt
+REACH = 16  # pixels at second sight: what is closer to a digit of first sight may be part of it
+NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
+
+Classify = Callable[[np.ndarray], np.ndarray]
+
+
+class Sheet:
+    """The digits of a picture's ink, as the network sees them best.
+
+    Args:
+        ink: float [H, W], 0 for paper.
+        classify: maps images uint8 [N, 28, 28] to probabilities [N, classes].
+        places: boxes in which there were digits at first sight; None at first sight.
+    """
+
+    def __init__(self, ink: np.ndarray, classify: Classify, places: list[Box] | None) -> None:
+        self.ink, self.classify, self.places = ink, classify, places or []
+        self.groups = self.see(self.find_pieces(places))
+        self.height = typical_height(self.groups)
+        self.join_all()
+        if places is not None and len(self.groups) <= 2 * MAX_DIGITS:
+            self.join_pairs()
+            self.height = typical_height(self.groups)
+            self.groups = [part for group in self.groups for part in self.split(group)]
+        self.dropped = [group for group in self.groups if not self.is_digit(group)]
+        self.groups = [group for group in self.groups if self.is_digit(group)]
+
+    def find_pieces(self, places: list[Box] | None) -> list[tuple[Box, np.ndarray]]:
+        """Return the connected pieces of ink, the largest first, without specks."""
+        labels, boxes = label(find_mask(self.ink))
+        areas = np.bincount(labels.ravel())
+        least = max(4, SPECK * typical_area(labels))
+        chosen = [n for n in boxes if areas[n] >= least]
+        if places is not None:
+            chosen = [n for n in chosen if any(distance(boxes[n], p) < REACH for p in places)]
+        chosen = sorted(chosen, key=lambda n: -areas[n])[: 3 * MAX_DIGITS]
+        return [(boxes[n], labels[slices(boxes[n])] == n) for n in chosen]
+
+    def see(self, pieces: list[tuple[Box, np.ndarray]]) -> list[Group]:
+        """Return pieces of ink with their images and the network's confidence in each."""
+        if not pieces:
+            return []
+        images = [draw(self.ink, box, mask) for box, mask in pieces]
+        rows = self.classify(np.stack(images))
+        return [
+            Group(self.ink.shape, box, mask, image, float(row.max()), int(row.argmax()))
+            for (box, mask), image, row in zip(pieces, images, rows, strict=True)
+        ]
+
+    # Pieces that belong together
+
+    def join_all(self) -> None:
+        """Put few pieces together, near each other, if the network is surer of the whole."""
+        if not 1 < len(self.groups) <= 8:
+            return
+        (whole,) = self.see([unite(self.groups)])
+        reach = int(NEAR * whole.height)
+        grown = ndimage.maximum_filter(np.pad(whole.mask, reach), reach + 1)
+        chained = ndimage.label(grown)[1] == 1
+        parts = sum(group.area * self.worth(group) for group in self.groups) / whole.area
+        column = whole.height > 3 * max(group.height for group in self.groups)
+        large = column or whole.width > 1.5 * whole.height
+        if chained and not large and whole.confidence > parts:
+            self.groups, self.height = [whole], whole.height
+
+    def join_pairs(self) -> None:
+        """Put two pieces together where the network is surer of the whole, the surest first."""
+        options: list[tuple[float, Group, Group, Group]] = []
+        new = self.groups
+        while True:
+            pairs = [
+                (first, second)
+                for number, first in enumerate(new)
+                for second in (self.groups[:number] if new is self.groups else self.groups)
+                if first is not second and self.may_join(first, second)
+            ]
+            wholes = self.see([unite(pair) for pair in pairs])
+            for (first, second), whole in zip(pairs, wholes, strict=True):
+                options.append((self.gain(first, second, whole), first, second, whole))
+            left = set(self.groups)
+            options = [option for option in options if {option[1], option[2]} <= left]
+            options = [option for option in options if option[0] > 0]
+            if not options:
+                return
+            _, first, second, whole = max(options, key=lambda option: option[0])
+            self.groups = [group for group in self.groups if group not in (first, second)]
+            self.groups.append(whole)
+            new = [whole]
+
+    def may_join(self, first: Group, second: Group) -> bool:
+        """Return whether two pieces are so near, and both so small, that they may be one digit."""
+        left, top, right, bottom = enclose([first.box, second.box])
+        if bottom - top > 2.2 * self.height or right - left > 1.6 * self.height:
+            return False
+        low = min(first.height, second.height) < SMALLEST * self.height
+        above = gap(first.box, second.box, axis=0) < 0
+        limit = NEAR * self.height * (1 if low or above else 0.5)
+        return distance(first.box, second.box) < limit
+
+    def gain(self, first: Group, second: Group, whole: Group) -> float:
+        """Return how much surer the network is of a whole than it should be to prefer the parts."""
+        rest, digit = sorted((second, first), key=self.worth)
+        if self.worth(rest) == 0:
+            changed = digit.label != whole.label and digit.confidence > 0.9
+            below = rest.box[1] >= digit.box[3] and rest.width > 3 * rest.height
+            if changed and below:  # underlined
+                return -1.0
+            return whole.confidence - self.worth(digit) + 0.02
+        places = [grow(place, REACH) for place in self.places]
+        linked = any(enclose([place, whole.box]) == place for place in places)
+        above = -gap(first.box, second.box, axis=0) > 0.5 * min(first.width, second.width)
+        overlap = distance(first.box, second.box) < 0
+        linked = linked or (above and (overlap or whole.height < 1.2 * self.height))
+        return whole.confidence - self.worth(rest) + (0.05 if linked else -0.1)
+
+    def worth(self, group: Group) -> float:
+        """Return the network's confidence in a group among these digits."""
+        return worth(group, self.height)
+
+    # Digits that touch
+
+    def split(self, group: Group) -> list[Group]:
+        """Return the parts of a group that is too wide or tall, where the network is surest."""
+        wide = group.width > self.height * (1.3 if group.confidence > 0.8 else 1)
+        for axis, is_large in ((1, wide), (0, group.height > 1.5 * self.height)):
+            parts = self.best_parts(group, axis) if is_large else []
+            if parts:
+                return [piece for part in parts for piece in self.split(part)]
+        return [group]
+
+    def best_parts(self, group: Group, axis: int) -> list[Group]:
+        """Return the two parts of which the network is surest, parted at a row or column, or []."""
+        profile = group.mask.sum(axis=1 - axis)
+        size = len(profile)
+        cuts: list[int] = []  # where there is least ink, some way apart
+        for place in np.argsort(profile[size // 6 : size - size // 6], kind="stable") + size // 6:
+            if len(cuts) < 6 and all(abs(place - other) > size / 16 for other in cuts):
+                cuts.append(int(place))
+        pairs = []
+        for place in cuts:
+            index = np.arange(size) if axis else np.arange(size)[:, None]
+            pairs.append([(group.box, group.mask & (index < place)),
+                          (group.box, group.mask & (index >= place))])  # fmt: skip
+        parts = self.see([trim(*part) for pair in pairs for part in pair if part[1].any()])
+        if len(parts) < 2 * len(pairs):
+            return []
+        options = [parts[number : number + 2] for number in range(0, len(parts), 2)]
+        best = max(options, key=lambda two: min(part.confidence for part in two), default=[])
+        weakest = min((part.confidence for part in best), default=0.0)
+        # No digit is that wide, whatever the network makes of it, at least none beside others.
+        limit = 1.5 if len(self.groups) > 1 else 2
+        margin = -0.1 if axis and group.width > limit * self.height else 0.1
+        return best if weakest > max(group.confidence + margin, 0.6) else []
+
+    # What is a digit
+
+    def is_digit(self, group: Group) -> bool:
+        """Return whether a group is as tall as the others, where one was seen, and no edge."""
+        if not group.smallest * self.height <= group.height <= LARGEST * self.height:
+            return False
+        if self.places and all(distance(group.box, place) >= 0 for place in self.places):
+            return False
+        contact = group.contact / (group.width + group.height)
+        if len(self.groups) == 1 or contact == 0:
+            return contact < 0.9  # what has more is a surface, not a stroke
+        return group.confidence > 0.6 and group.width > 0.1 * group.height and contact < 0.3
+
+    def quality(self, grey: np.ndarray, dark: bool) -> float:
+        """Return the share of the ink of which the network is sure; half if it is like the paper.
+
+        What was dropped counts little, and least at the border, where there may be a desk.
+        """
+        if not self.groups:
+            return 0.0
+        good = sum(group.area * self.worth(group) for group in self.groups)
+        bad = sum(group.area * (0.02 if group.contact else 0.3) for group in self.dropped)
+        share = good / (sum(group.area for group in self.groups) + bad)
+        share *= 1 - sum(group.contact for group in self.groups) / (2 * sum(grey.shape))
+        edge = np.ones(grey.shape, bool)
+        band = max(1, min(grey.shape) // 30)  # a thin frame may be around all
+        edge[band:-band, band:-band] = False
+        digits, paper = draw_mask(grey.shape, self.groups), ~draw_mask(grey.shape, self.dropped)
+        # Where much of the border is no paper, what is between the digits should be.
+        paper &= edge if paper[edge].mean() > 0.67 else ~digits
+        contrast = np.median(grey[paper]) - grey[digits].mean()
+        least = 0.2 * np.ptp(np.percentile(grey, [1, 99]))
+        return share if (contrast if dark else -contrast) > least else share / 2
+
+    def left_out(self, view: View) -> Iterator[str]:
+        """Yield where ink was left out that may be a digit."""
+        for group in self.dropped:
+            thin = min(group.mask.shape) < 0.1 * max(group.mask.shape)
+            tall = group.height / self.height
+            if group.confidence > 0.9 and 0.3 < tall < LARGEST and not thin:
+                yield f"left out what may be a digit, at {name_box(view.place(group.box))}"
+
+    def unread(self, view: View) -> Iterator[str]:
+        """Yield where more ink is no digit than is one, that at the border apart."""
+        ink = [group for group in self.groups + self.dropped if not group.contact]
+        least = 0.5 if len(self.groups) == 1 else 0.0  # of several, the uncertain ones are shown
+        unread = [g for g in ink if g in self.dropped or self.worth(g) < least]
+        if sum(group.area for group in unread) > 0.5 * sum(group.area for group in ink):
+            where = name_box(view.place(enclose(group.box for group in unread)))
+            yield f"much ink was not read, or is no digit, at {where}"
+
+    def doubtful(self, view: View) -> Iterator[str]:
+        """Yield where digits may be several, or not whole."""
+        for group in self.groups:
+            if group.width > 1.5 * self.height or group.height > 1.7 * self.height:
+                yield f"this may be more than one digit: {name_box(view.place(group.box))}"
+            if len(self.groups) > 1 and group.contact:
+                yield f"a digit is cut off by the edge, at {name_box(view.place(group.box))}"
