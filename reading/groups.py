@@ -5,6 +5,7 @@ Boxes are (left, top, right, bottom) in pixels, masks bool [H, W].
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,7 @@ LARGEST = 2.5  # of the digits' median height: what is taller is no digit
 class Group:
     """Ink that may be a digit, in a picture [H, W] of a shape.
 
-    Contact is how many of its pixels are on the border, filled says whether it is a blob, smallest
-    is the share of the digits' height that one of its form has at least.
+    Contact is how many of its pixels are on the border, filled says whether it is a blob.
     """
 
     shape: tuple[int, ...]
@@ -39,13 +39,31 @@ class Group:
         inside = ndimage.distance_transform_edt(np.pad(self.mask[::step, ::step], 1)).max()
         widest = 2 * step * inside / min(self.mask.shape)
         self.is_filled = widest > 0.75 and self.width > 0.45 * self.height
-        hole = int(ndimage.binary_fill_holes(self.mask).sum()) - self.area
-        self.smallest = SMALLEST_ZERO if hole > 0.15 * self.area else SMALLEST
         left, top, right, bottom = self.box
         sides = [(left == 0, self.mask[:, 0]), (top == 0, self.mask[0]),
                  (right == self.shape[1], self.mask[:, -1]),
                  (bottom == self.shape[0], self.mask[-1])]  # fmt: skip
         self.contact = sum(int(side.sum()) for at_border, side in sides if at_border)
+
+    @cached_property
+    def is_ring(self) -> bool:
+        """Whether it is closed around paper, as a zero is."""
+        return bool(ndimage.binary_fill_holes(self.mask).sum() > 1.15 * self.area)
+
+    def is_low(self, height: float) -> bool:
+        """Return whether it is too low for a digit where digits have a height."""
+        if self.height >= SMALLEST * height:
+            return False
+        return self.height < SMALLEST_ZERO * height or not self.is_ring
+
+    def worth(self, height: float) -> float:
+        """Return the network's confidence in it where digits have a height; half if it is a blob.
+
+        It is 0 if it is too low or too wide.
+        """
+        if self.is_low(height) or self.width > 2 * self.height:
+            return 0.0
+        return self.confidence * (0.5 if self.is_filled else 1)
 
 
 class Digit(NamedTuple):
@@ -153,22 +171,12 @@ def typical_height(groups: list[Group]) -> float:
         return median
     pairs = np.array([(group.height, group.area) for group in inner])
     tall = ink_median(pairs[:, 0], pairs[:, 1])
-    sure = [group for group in groups if worth(group, 0) > 0.8]
+    sure = [group for group in groups if group.worth(0) > 0.8]
     ink = [
         sum(g.area for g in sure if SMALLEST * height <= g.height <= LARGEST * height)
         for height in (median, tall)
     ]
     return tall if ink[1] > 1.5 * ink[0] else median
-
-
-def worth(group: Group, height: float) -> float:
-    """Return the network's confidence in a group where digits have a height; half if it is a blob.
-
-    It is 0 if the group is too low or too wide.
-    """
-    if group.height < group.smallest * height or group.width > 2 * group.height:
-        return 0.0
-    return group.confidence * (0.5 if group.is_filled else 1)
 
 
 def in_lines(boxes: list[Box]) -> list[list[int]]:

@@ -89,7 +89,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         quality, sheet, dark, local = first_sight(picture, view, classify)
     if quality < LEAST or not sheet.groups:
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")
-    notes, unread = list(sheet.left_out(view)), list(sheet.unread(view))
+    left_out, unread = [view.place(box) for box in sheet.left_out()], list(sheet.unread(view))
     seen = [view.place(group.box) for group in sheet.groups if group.confidence > 0.9]
     for number in range(3):
         if number and 0.7 < HEIGHT / sheet.height < 1.4:
@@ -105,7 +105,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         for number, line in enumerate(in_lines([group.box for group in sheet.groups]), 1)
         for index in line
     ]
-    lost = [place for place in seen if all(distance(place, digit.box) >= 0 for digit in digits)]
-    notes += [f"left out what may be a digit, at {name_box(place)}" for place in lost]
+    left_out += [box for box in seen if all(distance(box, digit.box) >= 0 for digit in digits)]
+    notes = [f"left out what may be a digit, at {name_box(box)}" for box in left_out]
     unread = unread or list(sheet.unread(view))
     return Reading(digits, [*notes, *sheet.doubtful(view), *unread])

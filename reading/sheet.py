@@ -23,7 +23,6 @@ from reading.groups import (
     trim,
     typical_height,
     unite,
-    worth,
 )
 from reading.ink import Box, find_mask, label, slices, typical_area
 
@@ -60,7 +59,7 @@ class Sheet:
         """Return the connected pieces of ink, the largest first, without specks."""
         labels, boxes = label(find_mask(self.ink))
         areas = np.bincount(labels.ravel())
-        least = max(4, SPECK * typical_area(labels))
+        least = max(4, SPECK * typical_area(areas, labels))
         chosen = [n for n in boxes if areas[n] >= least]
         if places is not None:
             chosen = [n for n in chosen if any(distance(boxes[n], p) < REACH for p in places)]
@@ -146,7 +145,7 @@ class Sheet:
 
     def worth(self, group: Group) -> float:
         """Return the network's confidence in a group among these digits."""
-        return worth(group, self.height)
+        return group.worth(self.height)
 
     # Digits that touch
 
@@ -187,7 +186,7 @@ class Sheet:
 
     def is_digit(self, group: Group) -> bool:
         """Return whether a group is as tall as the others, where one was seen, and no edge."""
-        if not group.smallest * self.height <= group.height <= LARGEST * self.height:
+        if group.is_low(self.height) or group.height > LARGEST * self.height:
             return False
         if self.places and all(distance(group.box, place) >= 0 for place in self.places):
             return False
@@ -217,13 +216,13 @@ class Sheet:
         least = 0.2 * np.ptp(np.percentile(grey, [1, 99]))
         return share if (contrast if dark else -contrast) > least else share / 2
 
-    def left_out(self, view: View) -> Iterator[str]:
+    def left_out(self) -> Iterator[Box]:
         """Yield where ink was left out that may be a digit."""
         for group in self.dropped:
             thin = min(group.mask.shape) < 0.1 * max(group.mask.shape)
             tall = group.height / self.height
             if group.confidence > 0.9 and 0.3 < tall < LARGEST and not thin:
-                yield f"left out what may be a digit, at {name_box(view.place(group.box))}"
+                yield group.box
 
     def unread(self, view: View) -> Iterator[str]:
         """Yield where more ink is no digit than is one, that at the border apart."""
