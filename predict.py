@@ -10,7 +10,8 @@ The shipped weights in data/weights/ read them, or those of a run of yours: --ru
 
 A picture's line says how many digits were found and which of them is least certain:
 sheet.jpg: 48 digits, 0123... (least certain: 8 at line 3, 65 %). Below 50 % a digit is shown as ?,
-with its guess in --json. Warnings on stderr name what may be missing. plots/predictions.png shows
+with its guess in --json. Warnings on stderr name what may be missing. A sheet of six digits or more
+that lies on its side is turned first: boxes are in the turned picture. plots/predictions.png shows
 every digit, unless --json is given.
 """
 
@@ -50,7 +51,7 @@ MAX_LISTED = 20  # misclassified images
 
 
 def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any, np.ndarray]:
-    """Return a picture, its Reading, and its digits' probabilities float [N, classes].
+    """Return a picture, upright, its Reading, and its digits' probabilities float [N, classes].
 
     Raises:
         UserError: if it can't be opened, or shows no digits or too many.
@@ -63,6 +64,10 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any, 
         reading = find_digits(picture, lambda images: probabilities(classifier, images))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    if reading.turned:
+        picture = picture.rotate(reading.turned, expand=True)
+        note = f"turned by {reading.turned} degrees to the left, where its digits are upright"
+        reading.warnings.insert(0, note)
     images = np.stack([digit.image for digit in reading.digits])
     return picture, reading, probabilities(classifier, images)
 
@@ -86,6 +91,7 @@ def to_json(path: Path, reading: Any, shares: np.ndarray) -> str:
         "digits": "".join(CLASSES[label] for label in shares.argmax(axis=1)),
         "uncertain": [i for i, row in enumerate(shares) if name_digit(row) == "?"],
         "lines": [digit.line for digit in reading.digits],
+        "turned": reading.turned,
         "boxes": [[int(edge) for edge in digit.box] for digit in reading.digits],
         "probabilities": shares.astype(float).round(6).tolist(),
         "warnings": reading.warnings,

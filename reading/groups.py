@@ -75,10 +75,14 @@ class Digit(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The digits of a picture in reading order, and what may be wrong with them, and where."""
+    """The digits of a picture in reading order, and what may be wrong with them, and where.
+
+    All this is in the picture turned by so many degrees to the left.
+    """
 
     digits: list[Digit]
     warnings: list[str]
+    turned: int = 0
 
 
 class View(NamedTuple):

@@ -9,6 +9,7 @@ from scipy import ndimage, spatial
 
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
+WIDE = 2.5  # times as wide as tall: two touching digits are narrower
 SHARP = 0.88  # of a sheet's brightness: it is darker beyond the edge
 
 Box = tuple[int, int, int, int]
@@ -84,7 +85,7 @@ def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndar
     bright = smooth[smooth >= otsu(smooth.ravel())]
     paper = find_paper(smooth, size) if size else np.median(bright)
     ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
-    return remove_lines(remove_table(np.clip(ink, -1, 1)))
+    return remove_lines(remove_underlines(remove_table(np.clip(ink, -1, 1))))
 
 
 def otsu(values: np.ndarray) -> float:
@@ -119,6 +120,29 @@ def remove_table(ink: np.ndarray) -> np.ndarray:
         tables, _ = find_tables(labels, boxes)
     frames = [n for n in tables if _is_closed(labels[slices(boxes[n])] == n)]
     return np.where(ndimage.binary_dilation(np.isin(labels, frames), np.ones((5, 5))), 0, ink)
+
+
+def remove_underlines(ink: np.ndarray) -> np.ndarray:
+    """Return ink [H, W] without long straight lines that digits stand on or hang from.
+
+    A piece is such digits if it is about as tall as others, much wider than tall, and a thin line
+    longer than it is tall runs through most of it.
+    """
+    labels, boxes = label(find_mask(ink))
+    lines = np.zeros(ink.shape, bool)
+    if not boxes:
+        return ink
+    heights = np.array([bottom - top for _, top, _, bottom in boxes.values()])
+    typical = ink_median(heights, np.bincount(labels.ravel())[1:])
+    for n, (left, top, right, bottom) in boxes.items():
+        width, height = right - left, bottom - top
+        if height < max(8, 0.5 * typical) or width < WIDE * height:
+            continue
+        line = _long_lines(labels[slices(boxes[n])] == n, round(1.5 * height))
+        columns = line.any(axis=0).sum()
+        if columns > 0.6 * width and line.sum() < columns * height / 6:
+            lines[slices(boxes[n])] |= line
+    return np.where(ndimage.binary_dilation(lines, np.ones((5, 5))), 0, ink) if lines.any() else ink
 
 
 def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], float]:

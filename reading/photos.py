@@ -5,6 +5,8 @@ their ink is dark or bright; then so that they are about 64 pixels tall, whateve
 Which ink is ink the network decides: it should be sure of much of it.
 """
 
+from contextlib import suppress
+
 import numpy as np
 from PIL import Image
 
@@ -17,6 +19,8 @@ from reading.sheet import MAX_DIGITS, Classify, Sheet
 FIRST_SIDES = 320, 1000  # pixels: a picture's longer side at first sight; smaller up to 8 times
 HEIGHT = 64  # pixels that a digit is tall at second sight
 WORKING_PIXELS = 3_000_000  # at most, at second sight
+UPRIGHT = 5.2  # most pictures are rated higher, see read_upright(), and on their side lower
+MANY = 6  # digits: of fewer it is hard to say which way up they are
 LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
 
 
@@ -71,6 +75,8 @@ def look_closer(
 def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     """Return the digits of a picture RGB in reading order; there may be up to 300.
 
+    A sheet that was photographed sideways or upside down is turned first, see Reading.
+
     Args:
         picture: of any size.
         classify: maps images uint8 [N, 28, 28] to probabilities float [N, classes].
@@ -80,7 +86,27 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     """
     if is_mnist(picture):
         return Reading([Digit((0, 0, SIDE, SIDE), np.asarray(picture.convert("L")), 1)], [])
-    longest = max(picture.size)
+    reading, rating = read_upright(picture, classify)
+    if rating > UPRIGHT:
+        return reading
+    turned = picture
+    for quarters in (1, 2, 3):
+        turned = turned.transpose(Image.Transpose.ROTATE_90)
+        with suppress(ValueError):
+            other, other_rating = read_upright(turned, classify)
+            if len(other.digits) >= MANY and other_rating > rating + 1:
+                reading, rating = other._replace(turned=90 * quarters), other_rating
+    return reading
+
+
+def read_upright(picture: Image.Image, classify: Classify) -> tuple[Reading, float]:
+    """Return the digits of a picture as it is, see find_digits(), and how upright they seem.
+
+    That is the share of the ink of which the network is sure times the mean of -log(1 - p) over the
+    digits, p being its confidence: it is confident of digits on their side too, but less so.
+    """
+    width, height = picture.size
+    longest = min(max(picture.size), 2 * (width * height) ** 0.5)  # a strip is seen larger
     scale = min(FIRST_SIDES[1] / longest, max(1.0, min(8.0, FIRST_SIDES[0] / longest)))
     view = View(picture.size, (0, 0, *picture.size), scale)
     quality, sheet, dark, local = first_sight(picture, view, classify)
@@ -106,6 +132,8 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         for index in line
     ]
     left_out += [box for box in seen if all(distance(box, digit.box) >= 0 for digit in digits)]
+    confidences = np.array([group.confidence for group in sheet.groups])
+    rating = quality * float(-np.log(1.0001 - confidences).mean())
     notes = [f"left out what may be a digit, at {name_box(box)}" for box in left_out]
     unread = unread or list(sheet.unread(view))
-    return Reading(digits, [*notes, *sheet.doubtful(view), *unread])
+    return Reading(digits, [*notes, *sheet.doubtful(view), *unread]), rating

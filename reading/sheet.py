@@ -136,12 +136,18 @@ class Sheet:
             if changed and below:  # underlined
                 return -1.0
             return whole.confidence - self.worth(digit) + 0.02
-        places = [grow(place, REACH) for place in self.places]
-        linked = any(enclose([place, whole.box]) == place for place in places)
+        linked = any(self.was_one(place, first, second) for place in self.places)
         above = -gap(first.box, second.box, axis=0) > 0.5 * min(first.width, second.width)
         overlap = distance(first.box, second.box) < 0
         linked = linked or (above and (overlap or whole.height < 1.2 * self.height))
         return whole.confidence - self.worth(rest) + (0.05 if linked else -0.1)
+
+    @staticmethod
+    def was_one(place: Box, first: Group, second: Group) -> bool:
+        """Return whether both pieces were about one piece of ink at first sight."""
+        both = max(distance(place, first.box), distance(place, second.box)) < 0
+        place = grow(place, REACH)
+        return both and enclose([place, first.box, second.box]) == place
 
     def worth(self, group: Group) -> float:
         """Return the network's confidence in a group among these digits."""
@@ -179,7 +185,9 @@ class Sheet:
         weakest = min((part.confidence for part in best), default=0.0)
         # No digit is that wide, whatever the network makes of it, at least none beside others.
         limit = 1.5 if len(self.groups) > 1 else 2
-        margin = -0.1 if axis and group.width > limit * self.height else 0.1
+        wide = group.width / self.height if axis else 0
+        tall = min((part.height for part in best), default=0) > 0.8 * self.height
+        margin = -0.1 if wide > limit else 0.02 if wide > 1.2 and tall else 0.1
         return best if weakest > max(group.confidence + margin, 0.6) else []
 
     # What is a digit

@@ -579,3 +579,50 @@ def test_underlined_digits_are_read(digits):
         for left in range(25, 608, 152):
             ImageDraw.Draw(page).line((left, 136, left + 100, 139), "black", 6)
         assert read(page) == plain
+
+
+def test_digits_that_stand_on_a_line_are_read(digits):
+    for slope, images in zip((-3, 3), digits[:8].reshape(2, 4, 28, 28), strict=True):
+        ink = np.hstack([np.pad(image, 5) for image in images])
+        page = Image.fromarray(255 - ink).resize((608, 152)).convert("RGB")
+        plain = read(page)
+        bottom = max(digit.box[3] for digit in find_digits(page))
+        pen = ImageDraw.Draw(page)
+        pen.line((20, bottom - slope, 588, bottom + slope), "black", 6)
+        assert read(page) == plain
+
+
+@pytest.mark.parametrize("turn", [90, 180])
+def test_a_sheet_photographed_sideways_is_turned(digits, turn):
+    upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
+    page = np.vstack([upper, np.pad(lower, ((0, 0), (0, upper.shape[1] - lower.shape[1])))])
+    picture = on_paper(page).convert("RGB")
+    assert read(picture) == "721041495"
+    reading = photos.find_digits(picture.rotate(-turn, expand=True), probabilities)
+    assert reading.turned == turn
+    assert [digit.box for digit in reading.digits] == [d.box for d in find_digits(picture)]
+
+
+def test_a_long_strip_is_read(digits):
+    ink = np.hstack([np.pad(image, 5) for image in digits])
+    picture = on_paper(ink / 255).resize((7600, 76)).convert("RGB")
+    assert len(find_digits(picture)) == 100
+
+
+def test_two_digits_in_a_small_picture_are_not_one():
+    page = Image.new("RGB", (28, 28), "white")
+    pen = ImageDraw.Draw(page)
+    pen.line((7, 4, 7, 21), "black")
+    pen.ellipse((11, 4, 22, 22), outline="black")
+    assert read(page) == "10"
+
+
+def test_touching_digits_of_which_each_is_tall_are_parted(digits):
+    for pair, expected in ((11, "6971"), (12, "9071")):
+        ink = np.zeros((28, 110))
+        first, second = (np.flatnonzero(image.max(axis=0) > 60) for image in digits[pair:][:2])
+        places = {4: pair, 3 + first[-1] - second[0]: pair + 1, 52: 0, 80: 2}
+        for left, number in places.items():
+            ink[:, left : left + 28] = np.maximum(ink[:, left : left + 28], digits[number] / 255)
+        picture = on_paper(np.pad(ink, 6)).resize((488, 160)).convert("RGB")
+        assert read(picture) == expected
