@@ -1,9 +1,11 @@
 """How many pictures of handwritten digits predict.py reads: python tests/pictures.py --real FOLDER
 
-Measures simulated photographs of test images and, in a folder with labels.tsv (picture, digits,
-kind) and real/, pictures that people made, beside a plain baseline: Otsu's threshold, connected
-components, the same network. A picture counts if all its digits are right, and no other. Writes
-runs/pictures.json, which experiments/publish.py shows.
+Measures simulated photographs of test images and, if a folder has them, the pictures that people
+made of their own digits, beside a plain baseline: Otsu's threshold, connected components, the same
+network. A picture counts if all its digits are right, and no other. tests/pictures.tsv says what
+the pictures show, where they are from, and which ones nobody had looked at when they were first
+measured; most state no licence, so they are not here. Writes runs/pictures.json, which
+experiments/publish.py shows.
 """
 
 import csv
@@ -34,9 +36,10 @@ from reading.ink import otsu
 from reading.photos import find_digits
 from reading.pictures import open_picture
 from utils.checkpoint import RUNS
-from utils.files import UserError, atomic_write
+from utils.files import atomic_write
 from utils.settings import Parser
 
+LIST = Path(__file__).with_name("pictures.tsv")
 SIMULATED = (("single digits", 1), ("rows of four digits", 4))
 WORKING_SIDE = 1200  # pixels
 SMALLEST = 0.3  # of the height of the tallest piece of ink: lower ones are dirt
@@ -109,35 +112,38 @@ def measure_simulated(number: int, length: int) -> bool:
 
 
 def measure_real(row: dict[str, str], folder: Path) -> tuple[bool, bool]:
-    """Return whether a row of labels.tsv is read by predict.py, and by the baseline."""
-    picture = open_picture(folder / "real" / row["picture"])
+    """Return whether a row of pictures.tsv is read by predict.py, and by the baseline."""
+    picture = open_picture(folder / row["picture"])
     return read(picture) == row["digits"], read_plainly(picture) == row["digits"]
 
 
 def kinds(rows: list[dict[str, str]]) -> dict[str, list[int]]:
-    """Return the rows of each kind of picture, of one digit, of several, and all."""
+    """Return which rows are of each kind, of one digit, of several, and all; unseen ones apart."""
+    last = ("one digit", "several digits", "all")
+    last += tuple(f"unseen: {name}" for name in last)
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        count = "one digit" if len(row["digits"]) == 1 else "several digits"
-        for kind in (row["kind"], count, "all"):
-            groups.setdefault(kind, []).append(index)
-    last = ("one digit", "several digits", "all")
-    return dict(sorted(groups.items(), key=lambda item: (item[0] in last, item[0] == "all", item)))
+        names = ["one digit" if len(row["digits"]) == 1 else "several digits", "all"]
+        names = [f"unseen: {name}" for name in names] if row["unseen"] else [row["kind"], *names]
+        for name in names:
+            groups.setdefault(name, []).append(index)
+    order = sorted(set(groups) - set(last)) + [name for name in last if name in groups]
+    return {name: groups[name] for name in order}
 
 
 def main() -> None:
     """Measure, print and write the results."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--real", type=Path, metavar="FOLDER", help="of labels.tsv and real/")
+    parser.add_argument(
+        "--real", type=Path, metavar="FOLDER", help="of the pictures in pictures.tsv"
+    )
     parser.add_argument("--singles", type=int, default=1000, help="simulated single digits")
     parser.add_argument("--rows", type=int, default=300, help="simulated rows of four")
     flags = parser.parse_args()
     results: dict[str, list] = {"real": [], "simulated": []}
     with ProcessPoolExecutor(cores()) as pool:
         if flags.real:
-            if not (flags.real / "labels.tsv").is_file():
-                raise UserError(f"--real {flags.real}: has no labels.tsv")
-            with open(flags.real / "labels.tsv", encoding="utf-8", newline="") as file:
+            with open(LIST, encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file, delimiter="\t"))
             tasks = pool.map(partial(measure_real, folder=flags.real), rows)
             correct = np.array(list(tqdm(tasks, total=len(rows), leave=False, disable=None)))
