@@ -592,15 +592,15 @@ def test_digits_that_stand_on_a_line_are_read(digits):
         assert read(page) == plain
 
 
-@pytest.mark.parametrize("turn", [90, 180])
-def test_a_sheet_photographed_sideways_is_turned(digits, turn):
+def test_a_sheet_photographed_sideways_is_turned(digits):
     upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
     page = np.vstack([upper, np.pad(lower, ((0, 0), (0, upper.shape[1] - lower.shape[1])))])
-    picture = on_paper(page).convert("RGB")
-    assert read(picture) == "721041495"
-    reading = photos.find_digits(picture.rotate(-turn, expand=True), probabilities)
-    assert reading.turned == turn
-    assert [digit.box for digit in reading.digits] == [d.box for d in find_digits(picture)]
+    picture = on_paper(page).reduce(2).convert("RGB")
+    upright = photos.find_digits(picture, probabilities)
+    assert upright.turned == 0
+    reading = photos.find_digits(picture.rotate(-90, expand=True), probabilities)
+    assert reading.turned == 90
+    assert [digit.box for digit in reading.digits] == [digit.box for digit in upright.digits]
 
 
 def test_a_long_strip_is_read(digits):
