@@ -66,8 +66,6 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any, 
         raise UserError(f"{path}: {error}") from error
     if reading.turned:
         picture = picture.rotate(reading.turned, expand=True)
-        note = f"turned by {reading.turned} degrees to the left, where its digits are upright"
-        reading.warnings.insert(0, note)
     images = np.stack([digit.image for digit in reading.digits])
     return picture, reading, probabilities(classifier, images)
 

@@ -85,7 +85,12 @@ def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndar
     bright = smooth[smooth >= otsu(smooth.ravel())]
     paper = find_paper(smooth, size) if size else np.median(bright)
     ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
-    return remove_lines(remove_underlines(remove_table(np.clip(ink, -1, 1))))
+    ink = np.clip(ink, -1, 1)
+    labels, boxes = label(find_mask(ink))
+    rest = remove_table(ink, labels, boxes)
+    if rest is not ink:
+        labels, boxes = label(find_mask(rest))
+    return remove_lines(remove_underlines(rest, labels, boxes))
 
 
 def otsu(values: np.ndarray) -> float:
@@ -103,35 +108,46 @@ def otsu(values: np.ndarray) -> float:
     return float(edges[1:][best].mean())
 
 
-def remove_table(ink: np.ndarray) -> np.ndarray:
+def erase(ink: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return ink [H, W] without the pixels of a mask, and without their blurred edges."""
+    return np.where(ndimage.binary_dilation(mask, np.ones((5, 5))), 0, ink)
+
+
+def remove_table(ink: np.ndarray, labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
     """Return ink [H, W] without tables, and without boxes around digits.
 
     First their long straight lines go, so that a digit that touches them stays; then what is
-    still closed around a digit.
+    still closed around a digit. Without tables it is the ink itself.
+
+    Args:
+        ink: float [H, W].
+        labels, boxes: of its pieces, see label().
     """
-    labels, boxes = label(find_mask(ink))
     tables, height = find_tables(labels, boxes)
     if not tables:
         return ink
     lines = _long_lines(np.isin(labels, tables), max(5, round(1.5 * height)))
     if lines.any():
-        ink = np.where(ndimage.binary_dilation(lines, np.ones((5, 5))), 0, ink)
+        ink = erase(ink, lines)
         labels, boxes = label(find_mask(ink))
         tables, _ = find_tables(labels, boxes)
     frames = [n for n in tables if _is_closed(labels[slices(boxes[n])] == n)]
-    return np.where(ndimage.binary_dilation(np.isin(labels, frames), np.ones((5, 5))), 0, ink)
+    return erase(ink, np.isin(labels, frames))
 
 
-def remove_underlines(ink: np.ndarray) -> np.ndarray:
+def remove_underlines(ink: np.ndarray, labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
     """Return ink [H, W] without long straight lines that digits stand on or hang from.
 
     A piece is such digits if it is about as tall as others, much wider than tall, and a thin line
     longer than it is tall runs through most of it.
+
+    Args:
+        ink: float [H, W].
+        labels, boxes: of its pieces, see label().
     """
-    labels, boxes = label(find_mask(ink))
-    lines = np.zeros(ink.shape, bool)
     if not boxes:
         return ink
+    lines = np.zeros(ink.shape, bool)
     heights = np.array([bottom - top for _, top, _, bottom in boxes.values()])
     typical = ink_median(heights, np.bincount(labels.ravel())[1:])
     for n, (left, top, right, bottom) in boxes.items():
@@ -142,7 +158,7 @@ def remove_underlines(ink: np.ndarray) -> np.ndarray:
         columns = line.any(axis=0).sum()
         if columns > 0.6 * width and line.sum() < columns * height / 6:
             lines[slices(boxes[n])] |= line
-    return np.where(ndimage.binary_dilation(lines, np.ones((5, 5))), 0, ink) if lines.any() else ink
+    return erase(ink, lines) if lines.any() else ink
 
 
 def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], float]:

@@ -90,12 +90,14 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     if rating > UPRIGHT:
         return reading
     turned = picture
-    for quarters in (1, 2, 3):
+    for degrees in (90, 180, 270):
         turned = turned.transpose(Image.Transpose.ROTATE_90)
-        with suppress(ValueError):
+        with suppress(ValueError):  # no digits this way up
             other, other_rating = read_upright(turned, classify)
             if len(other.digits) >= MANY and other_rating > rating + 1:
-                reading, rating = other._replace(turned=90 * quarters), other_rating
+                note = f"turned by {degrees} degrees to the left, where its digits are upright"
+                reading = Reading(other.digits, [note, *other.warnings], degrees)
+                rating = other_rating
     return reading
 
 

@@ -187,7 +187,11 @@ class Sheet:
         limit = 1.5 if len(self.groups) > 1 else 2
         wide = group.width / self.height if axis else 0
         tall = min((part.height for part in best), default=0) > 0.8 * self.height
-        margin = -0.1 if wide > limit else 0.02 if wide > 1.2 and tall else 0.1
+        margin = 0.1
+        if wide > limit:
+            margin = -0.1
+        elif wide > 1.2 and tall:
+            margin = 0.02
         return best if weakest > max(group.confidence + margin, 0.6) else []
 
     # What is a digit

@@ -571,10 +571,15 @@ def test_a_sheet_has_a_sharp_edge():
     assert find_sheet(np.tile(fading, (300, 1))) is None
 
 
+def row_of_four(images):
+    """Return digits uint8 [4, 28, 28] in a row, black on white, 608 pixels wide."""
+    ink = np.hstack([np.pad(image, 5) for image in images])
+    return Image.fromarray(255 - ink).resize((608, 152)).convert("RGB")
+
+
 def test_underlined_digits_are_read(digits):
     for images in digits[:12].reshape(3, 4, 28, 28):
-        ink = np.hstack([np.pad(image, 5) for image in images])
-        page = Image.fromarray(255 - ink).resize((608, 152)).convert("RGB")
+        page = row_of_four(images)
         plain = read(page)
         for left in range(25, 608, 152):
             ImageDraw.Draw(page).line((left, 136, left + 100, 139), "black", 6)
@@ -583,8 +588,7 @@ def test_underlined_digits_are_read(digits):
 
 def test_digits_that_stand_on_a_line_are_read(digits):
     for slope, images in zip((-3, 3), digits[:8].reshape(2, 4, 28, 28), strict=True):
-        ink = np.hstack([np.pad(image, 5) for image in images])
-        page = Image.fromarray(255 - ink).resize((608, 152)).convert("RGB")
+        page = row_of_four(images)
         plain = read(page)
         bottom = max(digit.box[3] for digit in find_digits(page))
         pen = ImageDraw.Draw(page)
