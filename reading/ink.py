@@ -4,6 +4,7 @@ Ink and masks are arrays [H, W], boxes (left, top, right, bottom) in pixels.
 """
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy import ndimage, spatial
 
@@ -202,7 +203,9 @@ def remove_lines(ink: np.ndarray) -> np.ndarray:
     for _ in range(2):  # the rows, then the columns
         for _ in range(3):  # seen at an angle, lines have several slopes
             rest = _remove_rows(ink)
-            ink = rest if (rest > level).sum() > least else ink  # else it was the stroke of a 1
+            if rest is ink or (rest > level).sum() <= least:  # no line, or the stroke of a 1
+                break
+            ink = rest
         ink = ink.T
     return ink
 
@@ -211,11 +214,13 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     height, width = ink.shape
     count = min(32, width)
     strips = np.stack([part.mean(axis=1) for part in np.array_split(ink, count, axis=1)])
+    # What leaves at the bottom comes in again at the top.
+    shifted = sliding_window_view(np.tile(strips, 2), height, axis=1)
     centres = (np.arange(count) + 0.5) * width / count
     best = np.zeros(height, ink.dtype)
     for slope in np.tan(np.radians(np.arange(-4, 4.01, 0.25))):
-        shifts = np.round(slope * centres).astype(int)[:, None]
-        rows = np.take_along_axis(strips, (np.arange(height) + shifts) % height, axis=1)
+        starts = np.round(slope * centres).astype(int) % height
+        rows = shifted[np.arange(count), starts]
         # The ends too, which the strokes of a digit do not reach.
         profile, ends = np.sort(rows, axis=0)[len(rows) // 8], np.minimum(rows[0], rows[-1])
         profile = np.where(ends > 0.6 * profile, np.clip(np.minimum(profile, ends), 0, 1), 0)
@@ -224,8 +229,8 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     if not best.any():
         return ink
     best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is
-    shifts = np.round(best_slope * np.arange(width)).astype(int)
-    lines = best[(np.arange(height)[:, None] - shifts) % height]
+    starts = -np.round(best_slope * np.arange(width)).astype(int) % height
+    lines = sliding_window_view(np.tile(best, 2), height)[starts].T.copy()
     return np.where(ink > 0, np.maximum(ink - lines, 0), ink)
 
 
