@@ -6,6 +6,7 @@ Boxes are (left, top, right, bottom) in pixels, masks bool [H, W].
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -197,4 +198,20 @@ def in_lines(boxes: list[Box]) -> list[list[int]]:
             line.append(index)
         else:
             lines.append([index])
+    lines = merge_lines(lines, boxes)
     return sorted(lines, key=lambda own: boxes[own[0]][1])
+
+
+def merge_lines(lines: list[list[int]], boxes: list[Box]) -> list[list[int]]:
+    """Return lines of boxes, those made one that are an uneven row: none is above another."""
+    for line, other in combinations(lines, 2):
+        first, second = (enclose(boxes[i] for i in part) for part in (line, other))
+        top, bottom = min(first[1], second[1]), max(first[3], second[3])
+        lower = min(first[3] - first[1], second[3] - second[1])
+        typical = np.median([boxes[i][3] - boxes[i][1] for i in line + other])
+        if -gap(first, second, 1) < 0.35 * lower or bottom - top > 2.5 * typical:
+            continue
+        if all(gap(boxes[i], boxes[j], 0) >= 0 for i in line for j in other):
+            row = sorted(line + other, key=lambda i: boxes[i][0])
+            return merge_lines([part for part in lines if part not in (line, other)] + [row], boxes)
+    return lines

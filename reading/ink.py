@@ -172,9 +172,10 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     chosen = sorted(boxes, key=lambda n: -areas[n])[:1000]
     edges, areas = np.array([boxes[n] for n in chosen]).reshape(-1, 4), areas[chosen]
     low, high = edges[:, :2], edges[:, 2:]
-    within = (low[None] > low[:, None]).all(axis=2) & (high[None] < high[:, None]).all(axis=2)
+    within: np.ndarray = (low[None] > low[:, None]).all(axis=2)
+    within &= (high[None] < high[:, None]).all(axis=2)
     widths, heights = (high - low).T
-    inner = within.any(axis=0)
+    inner = within.any(axis=0) & ~within.any(axis=1)  # a table in a frame is no digit
     if not inner.any():
         return [], 0.0
     height = ink_median(heights[inner], areas[inner])
@@ -226,6 +227,9 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
         profile = np.where(ends > 0.6 * profile, np.clip(np.minimum(profile, ends), 0, 1), 0)
         if (profile**2).sum() > (best**2).sum():
             best, best_slope = profile, slope
+    # A stroke from side to side of a picture that a digit fills is wider than a line.
+    wide = max(3, min(ink.shape) // 12)
+    best[ndimage.binary_opening(best > 0.5 * ink.max(), np.ones(wide))] = 0
     if not best.any():
         return ink
     best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is

@@ -140,7 +140,14 @@ class Sheet:
         above = -gap(first.box, second.box, axis=0) > 0.5 * min(first.width, second.width)
         overlap = distance(first.box, second.box) < 0
         linked = linked or (above and (overlap or whole.height < 1.2 * self.height))
-        return whole.confidence - self.worth(rest) + (0.05 if linked else -0.1)
+        heights = first.height, second.height
+        low = max(heights) < 0.85 * whole.height and whole.height < 1.25 * self.height
+        margin = 0.1
+        if linked or low:
+            margin = -0.05
+        elif min(heights) > 0.75 * self.height:  # side by side, each as tall as a digit
+            margin = 0.3
+        return whole.confidence - self.worth(rest) - margin
 
     @staticmethod
     def was_one(place: Box, first: Group, second: Group) -> bool:
@@ -157,7 +164,7 @@ class Sheet:
 
     def split(self, group: Group) -> list[Group]:
         """Return the parts of a group that is too wide or tall, where the network is surest."""
-        wide = group.width > self.height * (1.3 if group.confidence > 0.8 else 1)
+        wide = group.width > self.height * (1.3 if group.confidence > 0.8 else 1.05)
         for axis, is_large in ((1, wide), (0, group.height > 1.5 * self.height)):
             parts = self.best_parts(group, axis) if is_large else []
             if parts:

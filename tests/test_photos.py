@@ -199,6 +199,14 @@ def test_a_one_as_tall_as_the_picture_is_no_line():
     assert digit.box == pytest.approx((53, 8, 68, 193), abs=3)
 
 
+def test_a_stroke_from_side_to_side_is_no_line():
+    page = Image.new("L", (15, 15), 250)
+    pen = ImageDraw.Draw(page)
+    pen.line([(9, 0), (9, 14)], 20, 2)
+    pen.line([(8, 1), (3, 7), (12, 7)], 20, 2)
+    assert read(page.convert("RGB")) == "4"
+
+
 @pytest.mark.parametrize("drop", [8, 34])  # pixels from digit to digit
 def test_lines_that_are_askew_are_read_one_after_the_other(drop):
     boxes = [
@@ -209,6 +217,13 @@ def test_lines_that_are_askew_are_read_one_after_the_other(drop):
     shuffled = np.random.default_rng(0).permutation(len(boxes))
     lines = in_lines([boxes[i] for i in shuffled])
     assert [shuffled[i] for line in lines for i in line] == list(range(len(boxes)))
+
+
+def test_an_uneven_row_is_one_line():
+    row = [(0, 0, 30, 45), (50, 30, 95, 108), (140, 40, 185, 85), (235, 8, 270, 68),
+           (305, 30, 335, 78)]  # fmt: skip
+    below = [(left, top + 130, right, bottom + 130) for left, top, right, bottom in row]
+    assert in_lines(row + below) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
 def test_dirt_and_edges_are_no_digits(digits):
@@ -354,6 +369,17 @@ def test_boxes_and_tables_are_no_digits(table):
     assert read(page) == "27427472"
 
 
+def test_a_table_in_a_frame_is_no_digit():
+    page = Image.new("RGB", (330, 330), "white")
+    pen = ImageDraw.Draw(page)
+    pen.rectangle((2, 2, 327, 327), None, "black", 2)
+    for number, digit in enumerate("274742427"):
+        left, top = 15 + 100 * (number % 3), 15 + 100 * (number // 3)
+        pen.rectangle((left, top, left + 100, top + 100), None, "black", 4)
+        draw(page, digit, (left + 30, top + 24, 34, 50), 5, "black")
+    assert read(page) == "274742427"
+
+
 def test_empty_boxes_at_the_border_are_no_digits():
     page = Image.new("RGB", (500, 130), "white")
     for left in range(0, 500, 62):
@@ -425,6 +451,22 @@ def test_where_the_network_is_sure_of_all_boxes_decide(boxes, count):
     for box in boxes:
         frame(ink, box)
     assert count_pieces(ink, boxes) == count
+
+
+@pytest.mark.parametrize("boxes, confidence, count", [
+    ([(10, 30, 48, 90), (52, 30, 90, 90)], 0.85, 4), ([(10, 30, 40, 76), (42, 44, 70, 90)], 0.92, 3)
+])  # fmt: skip
+def test_small_strokes_are_put_together_sooner_than_digits(boxes, confidence, count):
+    ink = np.zeros((120, 220))
+    boxes = [*boxes, (130, 30, 160, 90), (170, 30, 200, 90)]
+    for box in boxes:
+        frame(ink, box)
+
+    def classify(images):  # surest of the two together, which are wider
+        widths = images.any(axis=1).sum(axis=1)
+        return np.where(widths > 18, 0.99, confidence)[:, None]
+
+    assert len(photos.Sheet(ink, classify, boxes).groups) == count
 
 
 def test_a_stroke_that_begins_within_a_digit_belongs_to_it():
