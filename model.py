@@ -105,8 +105,16 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 
-# What tables and plots call each network: its title, or else its name.
-TITLES = {name: getattr(network, "title", name) for name, network in MODELS.items()}
+def titles(models: dict[str, type[nn.Module]]) -> dict[str, str]:
+    """Return what tables and plots call each network: its title, or its name if that is taken."""
+    chosen: dict[str, str] = {}
+    for name, network in models.items():
+        title = getattr(network, "title", name)  # a copied or derived network may bear another's
+        chosen[name] = name if title in chosen.values() else title
+    return chosen
+
+
+TITLES = titles(MODELS)
 
 
 def parameter_sums(model: nn.Module) -> list[str]:

@@ -172,8 +172,7 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     chosen = sorted(boxes, key=lambda n: -areas[n])[:1000]
     edges, areas = np.array([boxes[n] for n in chosen]).reshape(-1, 4), areas[chosen]
     low, high = edges[:, :2], edges[:, 2:]
-    within: np.ndarray = (low[None] > low[:, None]).all(axis=2)
-    within &= (high[None] < high[:, None]).all(axis=2)
+    within = np.all(low[None] > low[:, None], axis=2) & np.all(high[None] < high[:, None], axis=2)
     widths, heights = (high - low).T
     inner = within.any(axis=0) & ~within.any(axis=1)  # a table in a frame is no digit
     if not inner.any():

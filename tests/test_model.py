@@ -87,3 +87,13 @@ def test_regularization_acts():
     assert torch.equal(network(images), network(images))
     assert not torch.allclose(network(images), once, atol=1e-2)
     assert torch.equal(*dropped[-1])
+
+
+def test_networks_with_one_title_are_told_apart():
+    class Wider(model.LeNet5):
+        pass
+
+    assert model.titles({"LeNet5": model.LeNet5, "Wider": Wider}) == {
+        "LeNet5": "LeNet-5",
+        "Wider": "Wider",
+    }
