@@ -3,9 +3,9 @@
 Measures simulated photographs of test images and, if a folder has them, the pictures that people
 made of their own digits, beside a plain baseline: Otsu's threshold, connected components, the same
 network. A picture counts if all its digits are right, and no other. tests/pictures.tsv says what
-the pictures show, where they are from, and which ones nobody had looked at when they were first
-measured; most state no licence, so they are not here. Writes runs/pictures.json, which
-experiments/publish.py shows.
+the pictures show and where they are from; most state no licence, so they are not here. Its column
+"unseen" says how those fared that were read before anyone had looked at them, by the version of
+that day. Writes runs/pictures.json, which experiments/publish.py shows.
 """
 
 import csv
@@ -41,6 +41,7 @@ from utils.settings import Parser
 
 LIST = Path(__file__).with_name("pictures.tsv")
 SIMULATED = (("single digits", 1), ("rows of four digits", 4))
+UNSEEN = "unseen: "  # what these rows count was read before anyone had looked at it
 WORKING_SIDE = 1200  # pixels
 SMALLEST = 0.3  # of the height of the tallest piece of ink: lower ones are dirt
 
@@ -118,14 +119,14 @@ def measure_real(row: dict[str, str], folder: Path) -> tuple[bool, bool]:
 
 
 def kinds(rows: list[dict[str, str]]) -> dict[str, list[int]]:
-    """Return which rows are of each kind, of one digit, of several, and all; unseen ones apart."""
+    """Return which rows are of each kind, of one digit, of several, all; then the unseen ones."""
     last = ("one digit", "several digits", "all")
-    last += tuple(f"unseen: {name}" for name in last)
+    last += tuple(f"{UNSEEN}{name}" for name in last)
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        names = ["one digit" if len(row["digits"]) == 1 else "several digits", "all"]
-        names = [f"unseen: {name}" for name in names] if row["unseen"] else [row["kind"], *names]
-        for name in names:
+        sizes = ["one digit" if len(row["digits"]) == 1 else "several digits", "all"]
+        unseen = [f"{UNSEEN}{size}" for size in sizes] if row["unseen"] else []
+        for name in (row["kind"], *sizes, *unseen):
             groups.setdefault(name, []).append(index)
     order = sorted(set(groups) - set(last)) + [name for name in last if name in groups]
     return {name: groups[name] for name in order}
@@ -149,6 +150,8 @@ def main() -> None:
             correct = np.array(list(tqdm(tasks, total=len(rows), leave=False, disable=None)))
             for kind, group in kinds(rows).items():
                 ours, baseline = correct[group].sum(axis=0).tolist()
+                if kind.startswith(UNSEEN):
+                    ours = sum(rows[index]["unseen"] == "read" for index in group)
                 results["real"].append([kind, len(group), ours, baseline])
         for (name, length), count in zip(SIMULATED, (flags.singles, flags.rows), strict=True):
             tasks = pool.map(partial(measure_simulated, length=length), range(count), chunksize=10)
