@@ -198,15 +198,15 @@ def network_differences(networks: Mapping[str, NetworkRuns]) -> dict[tuple[str, 
     Paired by seed for the interval over the runs, by image for that over the test images.
     """
     differences = {}
-    for one, other in combinations(networks, 2):
-        seeds, places, other_places = np.intersect1d(
-            networks[one].seeds, networks[other].seeds, return_indices=True
+    for first, second in combinations(networks, 2):
+        seeds, places, second_places = np.intersect1d(
+            networks[first].seeds, networks[second].seeds, return_indices=True
         )
         if not len(seeds):
             continue
-        gains = networks[one].accuracies[places] - networks[other].accuracies[other_places]
-        images = networks[one].correct_shares - networks[other].correct_shares
-        better, than, sign = (one, other, 1) if gains.mean() >= 0 else (other, one, -1)
+        gains = networks[first].accuracies[places] - networks[second].accuracies[second_places]
+        images = networks[first].correct_shares - networks[second].correct_shares
+        better, than, sign = (first, second, 1) if gains.mean() >= 0 else (second, first, -1)
         over_runs = describe(sign * gains, stats.POINTS)
         over_images = describe(100 * sign * images, stats.POINTS).interval
         differences[better, than] = Difference(over_runs.mean, over_runs.interval, over_images)

@@ -19,14 +19,14 @@ def draw(ink: np.ndarray, box: Box, mask: np.ndarray) -> np.ndarray:
     margin = step * (2 + mask.shape[0] // (20 * step))
     left, top, right, bottom = box
     ink = crop(ink, (left - margin, top - margin, right + margin, bottom + margin))
-    own = np.pad(mask, margin)
+    mask = np.pad(mask, margin)
     if step > 1:
-        rest = [(0, -size % step) for size in own.shape]
-        ink, own = np.pad(ink, rest), np.pad(own, rest)
-        shape = (own.shape[0] // step, step, own.shape[1] // step, step)
+        rest = [(0, -size % step) for size in mask.shape]
+        ink, mask = np.pad(ink, rest), np.pad(mask, rest)
+        shape = (mask.shape[0] // step, step, mask.shape[1] // step, step)
         ink = ink.reshape(shape).mean(axis=(1, 3))
-        own = own.reshape(shape).max(axis=(1, 3))
-    return to_mnist(set_stroke(cut_out(ink, own)).astype(float))
+        mask = mask.reshape(shape).max(axis=(1, 3))
+    return to_mnist(set_stroke(cut_out(ink, mask)).astype(float))
 
 
 def crop(array: np.ndarray, box: Box) -> np.ndarray:
@@ -38,18 +38,18 @@ def crop(array: np.ndarray, box: Box) -> np.ndarray:
                            (max(0, -left), max(0, right - width))))  # fmt: skip
 
 
-def cut_out(ink: np.ndarray, own: np.ndarray) -> np.ndarray:
+def cut_out(ink: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return one digit's ink as a mask, bool [h, w], enlarged to about 100 pixels if smaller.
 
     Args:
         ink: float [H, W], around the digit.
-        own: bool [H, W], the digit's pixels.
+        mask: bool [H, W], the digit's pixels.
     """
-    grown = ndimage.binary_dilation(own, np.ones((3, 3)), iterations=max(1, len(own) // 60))
+    grown = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=max(1, len(mask) // 60))
     alone = np.where(grown, ink, 0)
-    factor = max(1.0, 100 / max(own.shape))
+    factor = max(1.0, 100 / max(mask.shape))
     large = ndimage.zoom(alone, factor, order=1)
-    return large > 0.5 * np.percentile(ink[own], 75)
+    return large > 0.5 * np.percentile(ink[mask], 75)
 
 
 def set_stroke(mask: np.ndarray) -> np.ndarray:

@@ -132,8 +132,8 @@ def unite(groups: Iterable[Group]) -> tuple[Box, np.ndarray]:
     left, top, right, bottom = box = enclose(group.box for group in groups)
     mask = np.zeros((bottom - top, right - left), bool)
     for group in groups:
-        own = group.box
-        mask[own[1] - top : own[3] - top, own[0] - left : own[2] - left] |= group.mask
+        x, y, x_end, y_end = group.box
+        mask[y - top : y_end - top, x - left : x_end - left] |= group.mask
     return box, mask
 
 
@@ -145,14 +145,14 @@ def trim(box: Box, mask: np.ndarray) -> tuple[Box, np.ndarray]:
     return (left + inner[0], top + inner[1], left + inner[2], top + inner[3]), mask[slices(inner)]
 
 
-def gap(one: Box, other: Box, axis: int) -> float:
+def gap(first: Box, second: Box, axis: int) -> float:
     """Return how far two boxes are apart, across (0) or down (1); negative if they overlap."""
-    return max(one[axis], other[axis]) - min(one[axis + 2], other[axis + 2])
+    return max(first[axis], second[axis]) - min(first[axis + 2], second[axis + 2])
 
 
-def distance(one: Box, other: Box) -> float:
+def distance(first: Box, second: Box) -> float:
     """Return how far two boxes are apart, across or down; negative if they overlap."""
-    return max(gap(one, other, 0), gap(one, other, 1))
+    return max(gap(first, second, 0), gap(first, second, 1))
 
 
 def name_box(box: Box) -> str:
@@ -187,19 +187,19 @@ def typical_height(groups: list[Group]) -> float:
 def in_lines(boxes: list[Box]) -> list[list[int]]:
     """Return the indices of boxes by line, each from left to right."""
 
-    def shared(one: Box, other: Box) -> float:
-        return -gap(one, other, 1) / min(one[3] - one[1], other[3] - other[1])
+    def shared(first: Box, second: Box) -> float:
+        return -gap(first, second, 1) / min(first[3] - first[1], second[3] - second[1])
 
     # Each box goes on the line whose last box is beside it, so that lines may be askew.
     lines: list[list[int]] = []
     for index in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
-        line = max(lines, key=lambda own: shared(boxes[own[-1]], boxes[index]), default=None)
+        line = max(lines, key=lambda line: shared(boxes[line[-1]], boxes[index]), default=None)
         if line and shared(boxes[line[-1]], boxes[index]) > 0.35:
             line.append(index)
         else:
             lines.append([index])
     lines = merge_lines(lines, boxes)
-    return sorted(lines, key=lambda own: boxes[own[0]][1])
+    return sorted(lines, key=lambda line: boxes[line[0]][1])
 
 
 def merge_lines(lines: list[list[int]], boxes: list[Box]) -> list[list[int]]:

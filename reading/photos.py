@@ -122,10 +122,10 @@ def read_upright(picture: Image.Image, classify: Classify) -> tuple[Reading, flo
     for number in range(3):
         if number and 0.7 < HEIGHT / sheet.height < 1.4:
             break
-        closer, found = look_closer(picture, view, sheet, dark, local)
-        if not found.groups:  # what was seen before stands
+        closer, closer_sheet = look_closer(picture, view, sheet, dark, local)
+        if not closer_sheet.groups:  # what was seen before stands
             break
-        view, sheet = closer, found
+        view, sheet = closer, closer_sheet
     if len(sheet.groups) > MAX_DIGITS:
         raise ValueError(f"more than {MAX_DIGITS} digits; take several pictures of it")
     digits = [
