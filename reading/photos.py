@@ -87,7 +87,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     if is_mnist(picture):
         return Reading([Digit((0, 0, SIDE, SIDE), np.asarray(picture.convert("L")), 1)], [])
     reading, rating = read_upright(picture, classify)
-    if rating > UPRIGHT:
+    if rating > UPRIGHT or len(reading.digits) < MANY / 2:  # a sheet on its side shows more
         return reading
     turned = picture
     for degrees in (90, 180, 270):
