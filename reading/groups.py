@@ -16,6 +16,7 @@ from reading.ink import Box, ink_median, slices
 
 SMALLEST = 0.4  # of the digits' median height: what is lower is no digit
 SMALLEST_ZERO = 0.25  # many write zeros smaller than other digits
+BESIDE = 0.35  # of the lower of two boxes' height: so much is beside the other on one line
 LARGEST = 2.5  # of the digits' median height: what is taller is no digit
 
 
@@ -184,17 +185,19 @@ def typical_height(groups: list[Group]) -> float:
     return tall if ink[1] > 1.5 * ink[0] else median
 
 
+def shared_height(first: Box, second: Box) -> float:
+    """Return the share of the lower of two boxes that is beside the other; negative if none is."""
+    return -gap(first, second, 1) / min(first[3] - first[1], second[3] - second[1])
+
+
 def in_lines(boxes: list[Box]) -> list[list[int]]:
     """Return the indices of boxes by line, each from left to right."""
-
-    def shared(first: Box, second: Box) -> float:
-        return -gap(first, second, 1) / min(first[3] - first[1], second[3] - second[1])
-
     # Each box goes on the line whose last box is beside it, so that lines may be askew.
     lines: list[list[int]] = []
     for index in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
-        line = max(lines, key=lambda line: shared(boxes[line[-1]], boxes[index]), default=None)
-        if line and shared(boxes[line[-1]], boxes[index]) > 0.35:
+        box = boxes[index]
+        line = max(lines, key=lambda line: shared_height(boxes[line[-1]], box), default=None)
+        if line and shared_height(boxes[line[-1]], box) > BESIDE:
             line.append(index)
         else:
             lines.append([index])
@@ -206,10 +209,9 @@ def merge_lines(lines: list[list[int]], boxes: list[Box]) -> list[list[int]]:
     """Return lines of boxes, those made one that are an uneven row: none is above another."""
     for line, other in combinations(lines, 2):
         first, second = (enclose(boxes[i] for i in part) for part in (line, other))
-        top, bottom = min(first[1], second[1]), max(first[3], second[3])
-        lower = min(first[3] - first[1], second[3] - second[1])
+        _, top, _, bottom = enclose([first, second])
         typical = np.median([boxes[i][3] - boxes[i][1] for i in line + other])
-        if -gap(first, second, 1) < 0.35 * lower or bottom - top > 2.5 * typical:
+        if shared_height(first, second) < BESIDE or bottom - top > 2.5 * typical:
             continue
         if all(gap(boxes[i], boxes[j], 0) >= 0 for i in line for j in other):
             row = sorted(line + other, key=lambda i: boxes[i][0])
