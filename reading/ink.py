@@ -74,24 +74,23 @@ def find_paper(grey: np.ndarray, size: float) -> np.ndarray:
     return np.asarray(closed.resize(grey.shape[::-1], Image.Resampling.BILINEAR), np.float32)
 
 
-def find_ink(grey: np.ndarray, size: float, dark: bool, scale: float) -> np.ndarray:
+def find_ink(
+    grey: np.ndarray, size: float, dark: bool, scale: float, height: float = 0
+) -> np.ndarray:
     """Return how much darker (or brighter) than its surroundings a picture is, float [H, W].
 
     Args:
         grey: float [H, W], 0 to 255.
         size: pixels; strokes must be narrower, shadows wider. 0: the whole picture has one light.
         dark: whether the ink is darker than the paper.
+        height: pixels that digits are tall; 0 if that is not known yet.
     """
     smooth = ndimage.gaussian_filter(grey if dark else 255 - grey, max(1, 0.5 * scale))
     bright = smooth[smooth >= otsu(smooth.ravel())]
     paper = find_paper(smooth, size) if size else np.median(bright)
     ink = (paper - smooth) / (np.maximum(paper, 16) if dark else 255)
     ink = np.clip(ink, -1, 1)
-    labels, boxes = label(find_mask(ink))
-    rest = remove_table(ink, labels, boxes)
-    if rest is not ink:
-        labels, boxes = label(find_mask(rest))
-    return remove_lines(remove_underlines(rest, labels, boxes))
+    return remove_lines(remove_tables(ink, height))
 
 
 def otsu(values: np.ndarray) -> float:
@@ -114,52 +113,85 @@ def erase(ink: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(ndimage.binary_dilation(mask, np.ones((5, 5))), 0, ink)
 
 
-def remove_table(ink: np.ndarray, labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
-    """Return ink [H, W] without tables, and without boxes around digits.
-
-    First their long straight lines go, so that a digit that touches them stays; then what is
-    still closed around a digit. Without tables it is the ink itself.
+def remove_tables(ink: np.ndarray, height: float) -> np.ndarray:
+    """Return ink [H, W] without the lines of forms and tables, and without boxes around digits.
 
     Args:
         ink: float [H, W].
-        labels, boxes: of its pieces, see label().
+        height: pixels that digits are tall; if 0, only what seems a table is searched for lines.
     """
-    tables, height = find_tables(labels, boxes)
-    if not tables:
-        return ink
-    lines = _long_lines(np.isin(labels, tables), max(5, round(1.5 * height)))
-    if lines.any():
-        ink = erase(ink, lines)
-        labels, boxes = label(find_mask(ink))
-        tables, _ = find_tables(labels, boxes)
+    if height:
+        ink = remove_long_lines(ink, ink > weak_threshold(ink), 4 * height)
+    labels, boxes = label(find_mask(ink))
+    for find, length in ((find_tables, 1.5), (find_rows, WIDE)):
+        pieces, tall = find(labels, boxes)
+        if pieces:
+            ink = remove_long_lines(ink, np.isin(labels, pieces), length * tall)
+            labels, boxes = label(find_mask(ink))
+    tables, _ = find_tables(labels, boxes)
     frames = [n for n in tables if _is_closed(labels[slices(boxes[n])] == n)]
-    return erase(ink, np.isin(labels, frames))
+    return erase(ink, np.isin(labels, frames)) if frames else ink
 
 
-def remove_underlines(ink: np.ndarray, labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
-    """Return ink [H, W] without long straight lines that digits stand on or hang from.
+def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.ndarray:
+    """Return ink [H, W] without the straight lines of a mask bool [H, W], be they dotted.
 
-    A piece is such digits if it is about as tall as others, much wider than tall, and a thin line
-    longer than it is tall runs through most of it.
+    Where a digit crosses a line its strokes stay: they are longer, across the line, than it is
+    thick (Dalitz et al., 2008, A Comparative Study of Staff Removal Algorithms: line track height).
+    """
+    lines, thin = np.zeros(mask.shape, bool), np.zeros(mask.shape, bool)
+    for pixels, all_lines, all_thin in ((mask, lines, thin), (mask.T, lines.T, thin.T)):
+        level = _find_level_lines(pixels, length)
+        if level.any():
+            thickness = 4 * np.median(ndimage.distance_transform_edt(pixels)[level]) - 2
+            across = 2 + round(1.5 * max(1, thickness))
+            all_lines |= level
+            all_thin |= level & ~ndimage.binary_opening(pixels, np.ones((across, 1)))
+    if not lines.any():
+        return ink
+    labels, count = ndimage.label(mask & ~thin, np.ones((3, 3)))
+    inside = np.bincount(labels.ravel(), lines.ravel(), count + 1)
+    crossings = inside > 0.6 * np.bincount(labels.ravel(), minlength=count + 1)
+    crossings[0] = False
+    return erase(ink, thin | crossings[labels])
 
-    Args:
-        ink: float [H, W].
-        labels, boxes: of its pieces, see label().
+
+def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:
+    """Return which pixels of a mask [H, W] are in lines from left to right, askew by up to 8°.
+
+    The mask is sheared until the line is level; nine tenths of it are then in one row.
+    """
+    step = max(1, round(length / 128))  # a smaller copy will do
+    small = np.pad(mask, [(0, -size % step) for size in mask.shape])
+    small = small.reshape(small.shape[0] // step, step, -1, step).max(axis=(1, 3))
+    rows, columns = np.arange(small.shape[0])[:, None], np.arange(small.shape[1])
+    window = max(5, round(length / step))
+    lines = np.zeros(small.shape, bool)
+    for slope in np.tan(np.radians(np.arange(-8, 8.1))):
+        shift = np.round(slope * (columns - columns.mean())).astype(int)
+        sheared = np.take_along_axis(small, (rows + shift) % len(rows), 0)
+        chosen = sheared.sum(axis=1) > 0.9 * window
+        share = ndimage.uniform_filter1d(sheared[chosen] * 1.0, window, 1, mode="constant")
+        full = np.zeros(small.shape, bool)
+        full[chosen] = share > 0.9
+        if full.any():
+            runs = ndimage.maximum_filter(full, (3, window), origin=(0, 0 if window % 2 else -1))
+            lines |= np.take_along_axis(runs & sheared, (rows - shift) % len(rows), 0)
+    return lines.repeat(step, 0).repeat(step, 1)[: mask.shape[0], : mask.shape[1]] & mask
+
+
+def find_rows(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], float]:
+    """Return which pieces may be digits on a line, and how tall they are.
+
+    Those are about as tall as others, and much wider; the bar of a 5 is not, as it is filled.
     """
     if not boxes:
-        return ink
-    lines = np.zeros(ink.shape, bool)
-    heights = np.array([bottom - top for _, top, _, bottom in boxes.values()])
-    typical = ink_median(heights, np.bincount(labels.ravel())[1:])
-    for n, (left, top, right, bottom) in boxes.items():
-        width, height = right - left, bottom - top
-        if height < max(8, 0.5 * typical) or width < WIDE * height:
-            continue
-        line = _long_lines(labels[slices(boxes[n])] == n, round(1.5 * height))
-        columns = line.any(axis=0).sum()
-        if columns > 0.6 * width and line.sum() < columns * height / 6:
-            lines[slices(boxes[n])] |= line
-    return erase(ink, lines) if lines.any() else ink
+        return [], 0.0
+    edges, areas = np.array([*boxes.values()]), np.bincount(labels.ravel())[1:]
+    widths, heights = (edges[:, 2:] - edges[:, :2]).T
+    is_row = heights > max(8, 0.5 * ink_median(heights, areas))
+    is_row &= (widths > WIDE * heights) & (areas < 0.5 * widths * heights)
+    return list(np.flatnonzero(is_row) + 1), max(heights[is_row], default=0.0)
 
 
 def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], float]:
@@ -237,20 +269,27 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     return np.where(ink > 0, np.maximum(ink - lines, 0), ink)
 
 
+def weak_threshold(ink: np.ndarray) -> float:
+    """Return above what ink [H, W] is no noise, and no smudge beside the strongest; inf if none is.
+
+    The noise is that of the quietest pixels, which have no ink.
+    """
+    detail = np.abs(ink - ndimage.uniform_filter(ink, 9))
+    floor = max(FAINT * float(np.quantile(detail, 0.2)) / 0.25, 0.015)
+    bright = ink[ink > floor]
+    if bright.size < 4:
+        return np.inf
+    strong = bright[bright >= min(otsu(bright), bright.max())].mean()
+    return max(floor, WEAK * float(strong))
+
+
 def find_mask(ink: np.ndarray) -> np.ndarray:
     """Return which pixels of ink [H, W] are ink: hysteresis, relative to the stroke around them.
 
     What is connected above a weak threshold is cut again at half of its own mean, so that pencil
     and felt pen may be on one sheet.
     """
-    detail = np.abs(ink - ndimage.uniform_filter(ink, 9))
-    noise = float(np.quantile(detail, 0.2)) / 0.25  # of the quietest pixels, which have no ink
-    floor = max(FAINT * noise, 0.015)
-    bright = ink[ink > floor]
-    if bright.size < 4:
-        return np.zeros(ink.shape, bool)
-    strong = bright[bright >= min(otsu(bright), bright.max())].mean()
-    low = max(floor, WEAK * strong)
+    low = weak_threshold(ink)
     labels, count = ndimage.label(ink > low, np.ones((3, 3)))
     means = np.bincount(labels.ravel(), ink.ravel(), count + 1) / np.maximum(
         np.bincount(labels.ravel(), minlength=count + 1), 1
@@ -260,26 +299,6 @@ def find_mask(ink: np.ndarray) -> np.ndarray:
 
 
 # --- Pieces -------------------------------------------------------------------------------------
-
-
-def _long_lines(mask: np.ndarray, length: int) -> np.ndarray:
-    """Return which pixels of a mask [H, W] are in straight lines of a length, askew by up to 8°.
-
-    An opening, of the mask sheared until the line is straight.
-    """
-    lines = np.zeros(mask.shape, np.uint8)
-    for pixels, result in ((mask, lines), (mask.T, lines.T)):
-        height, width = pixels.shape
-        rows, columns = np.arange(height)[:, None], np.arange(width)
-        for slope in np.tan(np.radians(np.arange(-8, 8.1, 2))):
-            shift = np.round(slope * (columns - width / 2)).astype(int)
-            sheared = np.take_along_axis(pixels, (rows + shift) % height, 0).astype(np.uint8)
-            runs = ndimage.minimum_filter1d(sheared, length, 1, mode="constant")
-            runs = ndimage.maximum_filter1d(
-                runs, length, 1, mode="constant", origin=0 if length % 2 else -1
-            )
-            result |= np.take_along_axis(runs, (rows - shift) % height, 0)
-    return lines > 0
 
 
 def label(mask: np.ndarray) -> tuple[np.ndarray, dict[int, Box]]:

@@ -68,7 +68,7 @@ def look_closer(
     pixels = (region[2] - region[0]) * (region[3] - region[1])
     scale = min(view.scale * HEIGHT / sheet.height, (WORKING_PIXELS / pixels) ** 0.5)
     closer = View(picture.size, region, scale)
-    ink = find_ink(look(picture, region, scale), 0.6 * HEIGHT if local else 0, dark, scale)
+    ink = find_ink(look(picture, region, scale), 0.6 * HEIGHT if local else 0, dark, scale, HEIGHT)
     return closer, Sheet(ink, sheet.classify, [closer.find(place) for place in places])
 
 

@@ -639,6 +639,15 @@ def test_digits_that_stand_on_a_line_are_read(digits):
         assert read(page) == FIRST_ROWS[row]
 
 
+def test_a_dashed_line_may_run_through_digits(digits):
+    for row in (0, 2):
+        page = row_of_four(digits[4 * row :][:4])
+        bottom = np.flatnonzero((np.asarray(page.convert("L")) < 128).any(axis=1))[-1]
+        for left in range(15, 593, 18):
+            ImageDraw.Draw(page).line((left, bottom - 20, left + 11, bottom - 20), "black", 6)
+        assert read(page) == FIRST_ROWS[row]
+
+
 def test_a_sheet_photographed_sideways_is_turned(digits):
     upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
     page = np.vstack([upper, np.pad(lower, ((0, 0), (0, upper.shape[1] - lower.shape[1])))])
