@@ -24,7 +24,7 @@ LARGEST = 2.5  # of the digits' median height: what is taller is no digit
 class Group:
     """Ink that may be a digit, in a picture [H, W] of a shape.
 
-    Contact is how many of its pixels are on the border, filled says whether it is a blob.
+    Contact is how many of its pixels are on the border.
     """
 
     shape: tuple[int, ...]
@@ -37,10 +37,6 @@ class Group:
     def __post_init__(self) -> None:
         self.height, self.width = self.mask.shape
         self.area = int(self.mask.sum())
-        step = 1 + self.height // 40
-        inside = ndimage.distance_transform_edt(np.pad(self.mask[::step, ::step], 1)).max()
-        widest = 2 * step * inside / min(self.mask.shape)
-        self.is_filled = widest > 0.75 and self.width > 0.45 * self.height
         left, top, right, bottom = self.box
         sides = [(left == 0, self.mask[:, 0]), (top == 0, self.mask[0]),
                  (right == self.shape[1], self.mask[:, -1]),
@@ -59,13 +55,13 @@ class Group:
         return self.height < SMALLEST_ZERO * height or not self.is_ring
 
     def worth(self, height: float) -> float:
-        """Return the network's confidence in it where digits have a height; half if it is a blob.
+        """Return the network's confidence in it where digits have a height.
 
         It is 0 if it is too low or too wide.
         """
         if self.is_low(height) or self.width > 2 * self.height:
             return 0.0
-        return self.confidence * (0.5 if self.is_filled else 1)
+        return self.confidence
 
 
 class Digit(NamedTuple):

@@ -119,12 +119,8 @@ def read_upright(picture: Image.Image, classify: Classify) -> tuple[Reading, flo
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")
     left_out, unread = [view.place(box) for box in sheet.left_out()], list(sheet.unread(view))
     seen = [view.place(group.box) for group in sheet.groups if group.confidence > 0.9]
-    for number in range(3):
-        if number and 0.7 < HEIGHT / sheet.height < 1.4:
-            break
-        closer, closer_sheet = look_closer(picture, view, sheet, dark, local)
-        if not closer_sheet.groups:  # what was seen before stands
-            break
+    closer, closer_sheet = look_closer(picture, view, sheet, dark, local)
+    if closer_sheet.groups:  # else what was seen before stands
         view, sheet = closer, closer_sheet
     if len(sheet.groups) > MAX_DIGITS:
         raise ValueError(f"more than {MAX_DIGITS} digits; take several pictures of it")

@@ -163,17 +163,14 @@ class Sheet:
     # Digits that touch
 
     def split(self, group: Group) -> list[Group]:
-        """Return the parts of a group that is too wide or tall, where the network is surest."""
+        """Return the parts of a group that is too wide, where the network is surest."""
         wide = group.width > self.height * (1.3 if group.confidence > 0.8 else 1.05)
-        for axis, is_large in ((1, wide), (0, group.height > 1.5 * self.height)):
-            parts = self.best_parts(group, axis) if is_large else []
-            if parts:
-                return [piece for part in parts for piece in self.split(part)]
-        return [group]
+        parts = self.best_parts(group) if wide else []
+        return [piece for part in parts for piece in self.split(part)] or [group]
 
-    def best_parts(self, group: Group, axis: int) -> list[Group]:
-        """Return the two parts of which the network is surest, parted at a row or column, or []."""
-        profile = group.mask.sum(axis=1 - axis)
+    def best_parts(self, group: Group) -> list[Group]:
+        """Return the two parts of which the network is surest, parted at a column, or []."""
+        profile = group.mask.sum(axis=0)
         size = len(profile)
         cuts: list[int] = []  # where there is least ink, some way apart
         for place in np.argsort(profile[size // 6 : size - size // 6], kind="stable") + size // 6:
@@ -181,9 +178,8 @@ class Sheet:
                 cuts.append(int(place))
         pairs = []
         for place in cuts:
-            index = np.arange(size) if axis else np.arange(size)[:, None]
-            pairs.append([(group.box, group.mask & (index < place)),
-                          (group.box, group.mask & (index >= place))])  # fmt: skip
+            left = np.arange(size) < place
+            pairs.append([(group.box, group.mask & left), (group.box, group.mask & ~left)])
         parts = self.see([trim(*part) for pair in pairs for part in pair if part[1].any()])
         if len(parts) < 2 * len(pairs):
             return []
@@ -192,7 +188,7 @@ class Sheet:
         weakest = min((part.confidence for part in best), default=0.0)
         # No digit is that wide, whatever the network makes of it, at least none beside others.
         limit = 1.5 if len(self.groups) > 1 else 2
-        wide = group.width / self.height if axis else 0
+        wide = group.width / self.height
         tall = min((part.height for part in best), default=0) > 0.8 * self.height
         margin = 0.1
         if wide > limit:
