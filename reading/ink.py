@@ -149,11 +149,30 @@ def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.nd
             all_thin |= level & ~ndimage.binary_opening(pixels, np.ones((across, 1)))
     if not lines.any():
         return ink
-    labels, count = ndimage.label(mask & ~thin, np.ones((3, 3)))
-    inside = np.bincount(labels.ravel(), lines.ravel(), count + 1)
-    crossings = inside > 0.6 * np.bincount(labels.ravel(), minlength=count + 1)
+    labels, boxes = label(mask & ~thin)
+    inside = np.bincount(labels.ravel(), lines.ravel())
+    crossings = inside > 0.6 * np.bincount(labels.ravel())
     crossings[0] = False
+    crossings[_find_sides(labels, boxes, thin, length / 8)] = True
     return erase(ink, thin | crossings[labels])
+
+
+def _find_sides(
+    labels: np.ndarray, boxes: dict[int, Box], lines: np.ndarray, least: float
+) -> list[int]:
+    """Return which pieces are sides of boxes: three bars or more, as long, from line to line."""
+    beside = ndimage.binary_dilation(lines, np.ones((5, 5)))
+    sides = {}
+    for n, box in boxes.items():
+        ends = (labels[slices(box)] == n) & beside[slices(box)]
+        for bar in (ends, ends.T):
+            tall, wide = bar.shape
+            end = max(1, tall // 8)
+            if tall > least and wide < 0.4 * tall and bar[:end].any() and bar[-end:].any():
+                sides[n] = tall
+    typical = np.median([*sides.values()]) if sides else 0
+    alike = [n for n, tall in sides.items() if 0.8 * typical < tall < 1.25 * typical]
+    return alike if len(alike) > 2 else []
 
 
 def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:

@@ -648,6 +648,17 @@ def test_a_dashed_line_may_run_through_digits(digits):
         assert read(page) == FIRST_ROWS[row]
 
 
+@pytest.mark.parametrize("above, below", [(12, 12), (12, 0), (0, 12)])
+def test_boxes_hardly_taller_than_digits_are_no_digits(digits, above, below):
+    for images, expected in zip(digits[:12].reshape(3, 4, 28, 28), FIRST_ROWS, strict=True):
+        page = row_of_four(images)
+        rows = np.flatnonzero((np.asarray(page.convert("L")) < 128).any(axis=1))
+        for left in range(0, 600, 151):
+            box = (left, rows[0] - above, left + 151, rows[-1] + below)
+            ImageDraw.Draw(page).rectangle(box, None, "black", 3)
+        assert read(page) == expected
+
+
 def test_a_sheet_photographed_sideways_is_turned(digits):
     upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
     page = np.vstack([upper, np.pad(lower, ((0, 0), (0, upper.shape[1] - lower.shape[1])))])
