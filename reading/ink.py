@@ -153,25 +153,31 @@ def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.nd
     inside = np.bincount(labels.ravel(), lines.ravel())
     crossings = inside > 0.6 * np.bincount(labels.ravel())
     crossings[0] = False
-    crossings[_find_sides(labels, boxes, thin, length / 8)] = True
+    crossings[_find_bars(labels, boxes, thin, length / 12)] = True
     return erase(ink, thin | crossings[labels])
 
 
-def _find_sides(
+def _find_bars(
     labels: np.ndarray, boxes: dict[int, Box], lines: np.ndarray, least: float
 ) -> list[int]:
-    """Return which pieces are sides of boxes: three bars or more, as long, from line to line."""
+    """Return which pieces are sides of boxes or teeth of combs: three bars or more, as long.
+
+    A side reaches from line to line; a tooth stands on one, and is much lower than digits are.
+    """
     beside = ndimage.binary_dilation(lines, np.ones((5, 5)))
-    sides = {}
+    heights = np.array([bottom - top for _, top, _, bottom in boxes.values()])
+    low = 0.6 * ink_median(heights, np.bincount(labels.ravel())[1:]) if boxes else 0
+    bars = {}
     for n, box in boxes.items():
         ends = (labels[slices(box)] == n) & beside[slices(box)]
         for bar in (ends, ends.T):
             tall, wide = bar.shape
             end = max(1, tall // 8)
-            if tall > least and wide < 0.4 * tall and bar[:end].any() and bar[-end:].any():
-                sides[n] = tall
-    typical = np.median([*sides.values()]) if sides else 0
-    alike = [n for n, tall in sides.items() if 0.8 * typical < tall < 1.25 * typical]
+            joined = int(bar[:end].any()) + int(bar[-end:].any())
+            if tall > least and wide < 0.4 * tall and joined > (tall >= low):
+                bars[n] = tall
+    typical = np.median([*bars.values()]) if bars else 0
+    alike = [n for n, tall in bars.items() if 0.8 * typical < tall < 1.25 * typical]
     return alike if len(alike) > 2 else []
 
 

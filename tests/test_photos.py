@@ -659,6 +659,17 @@ def test_boxes_hardly_taller_than_digits_are_no_digits(digits, above, below):
         assert read(page) == expected
 
 
+def test_the_teeth_of_combs_are_no_digits(digits):
+    for images, expected in zip(digits[:12].reshape(3, 4, 28, 28), FIRST_ROWS, strict=True):
+        page = row_of_four(images)
+        pen = ImageDraw.Draw(page)
+        bottom = np.flatnonzero((np.asarray(page.convert("L")) < 128).any(axis=1))[-1]
+        pen.line((1, bottom + 4, 605, bottom + 4), "black", 3)
+        for left in range(1, 608, 151):
+            pen.line((left, bottom - 36, left, bottom + 4), "black", 3)
+        assert read(page) == expected
+
+
 def test_a_sheet_photographed_sideways_is_turned(digits):
     upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
     page = np.vstack([upper, np.pad(lower, ((0, 0), (0, upper.shape[1] - lower.shape[1])))])
