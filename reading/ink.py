@@ -134,10 +134,15 @@ def remove_tables(ink: np.ndarray, height: float) -> np.ndarray:
 
 
 def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.ndarray:
-    """Return ink [H, W] without the straight lines of a mask bool [H, W], be they dotted.
+    """Return ink [H, W] without the straight lines of a mask bool [H, W], and what joins them.
 
     Where a digit crosses a line its strokes stay: they are longer, across the line, than it is
     thick (Dalitz et al., 2008, A Comparative Study of Staff Removal Algorithms: line track height).
+
+    Args:
+        ink: float [H, W].
+        mask: where its lines are searched for.
+        length: pixels; lines are longer, and may be dashed.
     """
     lines, thin = np.zeros(mask.shape, bool), np.zeros(mask.shape, bool)
     for pixels, all_lines, all_thin in ((mask, lines, thin), (mask.T, lines.T, thin.T)):
@@ -150,11 +155,11 @@ def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.nd
     if not lines.any():
         return ink
     labels, boxes = label(mask & ~thin)
-    inside = np.bincount(labels.ravel(), lines.ravel())
-    crossings = inside > 0.6 * np.bincount(labels.ravel())
-    crossings[0] = False
-    crossings[_find_bars(labels, boxes, thin, length / 12)] = True
-    return erase(ink, thin | crossings[labels])
+    # Where lines cross each other they are longer too.
+    rest = np.bincount(labels.ravel(), lines.ravel()) > 0.6 * np.bincount(labels.ravel())
+    rest[0] = False
+    rest[_find_bars(labels, boxes, thin, length / 12)] = True
+    return erase(ink, thin | rest[labels])
 
 
 def _find_bars(
@@ -163,6 +168,11 @@ def _find_bars(
     """Return which pieces are sides of boxes or teeth of combs: three bars or more, as long.
 
     A side reaches from line to line; a tooth stands on one, and is much lower than digits are.
+
+    Args:
+        labels, boxes: of the pieces, see label().
+        lines: where there were lines, bool [H, W].
+        least: pixels that bars are long at least.
     """
     beside = ndimage.binary_dilation(lines, np.ones((5, 5)))
     heights = np.array([bottom - top for _, top, _, bottom in boxes.values()])
@@ -174,7 +184,8 @@ def _find_bars(
             tall, wide = bar.shape
             end = max(1, tall // 8)
             joined = int(bar[:end].any()) + int(bar[-end:].any())
-            if tall > least and wide < 0.4 * tall and joined > (tall >= low):
+            needed = 1 if tall < low else 2
+            if tall > least and wide < 0.4 * tall and joined >= needed:
                 bars[n] = tall
     typical = np.median([*bars.values()]) if bars else 0
     alike = [n for n, tall in bars.items() if 0.8 * typical < tall < 1.25 * typical]
@@ -184,7 +195,7 @@ def _find_bars(
 def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:
     """Return which pixels of a mask [H, W] are in lines from left to right, askew by up to 8°.
 
-    The mask is sheared until the line is level; nine tenths of it are then in one row.
+    The mask is sheared until a line is level, three pixels wide; nine tenths of it are ink.
     """
     step = max(1, round(length / 128))  # a smaller copy will do
     small = np.pad(mask, [(0, -size % step) for size in mask.shape])
@@ -195,10 +206,9 @@ def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:
     for slope in np.tan(np.radians(np.arange(-8, 8.1))):
         shift = np.round(slope * (columns - columns.mean())).astype(int)
         sheared = np.take_along_axis(small, (rows + shift) % len(rows), 0)
-        chosen = sheared.sum(axis=1) > 0.9 * window
-        share = ndimage.uniform_filter1d(sheared[chosen] * 1.0, window, 1, mode="constant")
+        long = sheared.sum(axis=1) > 0.9 * window  # the other rows need no look
         full = np.zeros(small.shape, bool)
-        full[chosen] = share > 0.9
+        full[long] = ndimage.uniform_filter1d(sheared[long] * 1.0, window, 1, mode="constant") > 0.9
         if full.any():
             runs = ndimage.maximum_filter(full, (3, window), origin=(0, 0 if window % 2 else -1))
             lines |= np.take_along_axis(runs & sheared, (rows - shift) % len(rows), 0)
