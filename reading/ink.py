@@ -3,6 +3,8 @@
 Ink and masks are arrays [H, W], boxes (left, top, right, bottom) in pixels.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
@@ -200,19 +202,28 @@ def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:
     step = max(1, round(length / 128))  # a smaller copy will do
     small = np.pad(mask, [(0, -size % step) for size in mask.shape])
     small = small.reshape(small.shape[0] // step, step, -1, step).max(axis=(1, 3))
-    rows, columns = np.arange(small.shape[0])[:, None], np.arange(small.shape[1])
+    columns = np.arange(small.shape[1])
     window = max(5, round(length / step))
     lines = np.zeros(small.shape, bool)
     for slope in np.tan(np.radians(np.arange(-8, 8.1))):
         shift = np.round(slope * (columns - columns.mean())).astype(int)
-        sheared = np.take_along_axis(small, (rows + shift) % len(rows), 0)
+        sheared = _shear(small, shift)
         long = sheared.sum(axis=1) > 0.9 * window  # the other rows need no look
         full = np.zeros(small.shape, bool)
         full[long] = ndimage.uniform_filter1d(sheared[long] * 1.0, window, 1, mode="constant") > 0.9
         if full.any():
             runs = ndimage.maximum_filter(full, (3, window), origin=(0, 0 if window % 2 else -1))
-            lines |= np.take_along_axis(runs & sheared, (rows - shift) % len(rows), 0)
+            lines |= _shear(runs & sheared, -shift)
     return lines.repeat(step, 0).repeat(step, 1)[: mask.shape[0], : mask.shape[1]] & mask
+
+
+def _shear(mask: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return a mask [H, W] with each column moved up by shift [W], around the top."""
+    sheared = np.empty_like(mask)
+    starts = np.flatnonzero(np.diff(shift)) + 1
+    for left, right in pairwise([0, *starts, len(shift)]):  # columns that move together
+        sheared[:, left:right] = np.roll(mask[:, left:right], -shift[left], axis=0)
+    return sheared
 
 
 def find_rows(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], float]:
