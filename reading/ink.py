@@ -181,14 +181,15 @@ def _find_bars(
     low = 0.6 * ink_median(heights, np.bincount(labels.ravel())[1:]) if boxes else 0
     bars = {}
     for n, box in boxes.items():
-        ends = (labels[slices(box)] == n) & beside[slices(box)]
-        for bar in (ends, ends.T):
-            tall, wide = bar.shape
-            end = max(1, tall // 8)
-            joined = int(bar[:end].any()) + int(bar[-end:].any())
-            needed = 1 if tall < low else 2
-            if tall > least and wide < 0.4 * tall and joined >= needed:
-                bars[n] = tall
+        wide, tall = sorted((box[2] - box[0], box[3] - box[1]))
+        if tall <= least or wide >= 0.4 * tall:
+            continue
+        bar = (labels[slices(box)] == n) & beside[slices(box)]
+        bar = bar if len(bar) == tall else bar.T  # upright
+        end = max(1, tall // 8)
+        joined = int(bar[:end].any()) + int(bar[-end:].any())
+        if joined == 2 or (joined == 1 and tall < low):
+            bars[n] = tall
     typical = np.median([*bars.values()]) if bars else 0
     alike = [n for n, tall in bars.items() if 0.8 * typical < tall < 1.25 * typical]
     return alike if len(alike) > 2 else []

@@ -622,6 +622,11 @@ def row_of_four(images):
     return Image.fromarray(255 - ink).resize((608, 152)).convert("RGB")
 
 
+def ink_rows(page):
+    """Return which rows of a picture have ink, from the top."""
+    return np.flatnonzero((np.asarray(page.convert("L")) < 128).any(axis=1))
+
+
 def test_underlined_digits_are_read(digits):
     for images, expected in zip(digits[:12].reshape(3, 4, 28, 28), FIRST_ROWS, strict=True):
         page = row_of_four(images)
@@ -633,7 +638,7 @@ def test_underlined_digits_are_read(digits):
 def test_digits_that_stand_on_a_line_are_read(digits):
     for slope, row in ((-3, 0), (3, 1)):
         page = row_of_four(digits[4 * row :][:4])
-        bottom = np.flatnonzero((np.asarray(page.convert("L")) < 128).any(axis=1))[-1]
+        bottom = ink_rows(page)[-1]
         pen = ImageDraw.Draw(page)
         pen.line((20, bottom - slope, 588, bottom + slope), "black", 6)
         assert read(page) == FIRST_ROWS[row]
@@ -642,7 +647,7 @@ def test_digits_that_stand_on_a_line_are_read(digits):
 def test_a_dashed_line_may_run_through_digits(digits):
     for row in (0, 2):
         page = row_of_four(digits[4 * row :][:4])
-        bottom = np.flatnonzero((np.asarray(page.convert("L")) < 128).any(axis=1))[-1]
+        bottom = ink_rows(page)[-1]
         for left in range(15, 593, 18):
             ImageDraw.Draw(page).line((left, bottom - 20, left + 11, bottom - 20), "black", 6)
         assert read(page) == FIRST_ROWS[row]
@@ -652,7 +657,7 @@ def test_a_dashed_line_may_run_through_digits(digits):
 def test_boxes_hardly_taller_than_digits_are_no_digits(digits, above, below):
     for images, expected in zip(digits[:12].reshape(3, 4, 28, 28), FIRST_ROWS, strict=True):
         page = row_of_four(images)
-        rows = np.flatnonzero((np.asarray(page.convert("L")) < 128).any(axis=1))
+        rows = ink_rows(page)
         for left in range(0, 600, 151):
             box = (left, rows[0] - above, left + 151, rows[-1] + below)
             ImageDraw.Draw(page).rectangle(box, None, "black", 3)
@@ -663,7 +668,7 @@ def test_the_teeth_of_combs_are_no_digits(digits):
     for images, expected in zip(digits[:12].reshape(3, 4, 28, 28), FIRST_ROWS, strict=True):
         page = row_of_four(images)
         pen = ImageDraw.Draw(page)
-        bottom = np.flatnonzero((np.asarray(page.convert("L")) < 128).any(axis=1))[-1]
+        bottom = ink_rows(page)[-1]
         pen.line((1, bottom + 4, 605, bottom + 4), "black", 3)
         for left in range(1, 608, 151):
             pen.line((left, bottom - 36, left, bottom + 4), "black", 3)
