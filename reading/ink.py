@@ -112,7 +112,7 @@ def otsu(values: np.ndarray) -> float:
 
 def erase(ink: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return ink [H, W] without the pixels of a mask, and without their blurred edges."""
-    return np.where(ndimage.binary_dilation(mask, np.ones((5, 5))), 0, ink)
+    return np.where(ndimage.maximum_filter(mask, 5), 0, ink)
 
 
 def remove_tables(ink: np.ndarray, height: float) -> np.ndarray:
@@ -146,16 +146,16 @@ def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.nd
         mask: where its lines are searched for.
         length: pixels; lines are longer, and may be dashed.
     """
-    lines, thin = np.zeros(mask.shape, bool), np.zeros(mask.shape, bool)
-    for pixels, all_lines, all_thin in ((mask, lines, thin), (mask.T, lines.T, thin.T)):
-        level = _find_level_lines(pixels, length)
-        if level.any():
-            thickness = 4 * np.median(ndimage.distance_transform_edt(pixels)[level]) - 2
-            across = 2 + round(1.5 * max(1, thickness))
-            all_lines |= level
-            all_thin |= level & ~ndimage.binary_opening(pixels, np.ones((across, 1)))
+    level, upright = _find_level_lines(mask, length), _find_level_lines(mask.T, length).T
+    lines, thin = level | upright, np.zeros(mask.shape, bool)
     if not lines.any():
         return ink
+    inside = ndimage.distance_transform_edt(mask)
+    for pixels, axis in ((level, 0), (upright, 1)):
+        if pixels.any():
+            size = [1, 1]
+            size[axis] = 2 + round(1.5 * max(1, 4 * np.median(inside[pixels]) - 2))
+            thin |= pixels & ~ndimage.grey_opening(mask, size, mode="constant")
     labels, boxes = label(mask & ~thin)
     # Where lines cross each other they are longer too.
     rest = np.bincount(labels.ravel(), lines.ravel()) > 0.6 * np.bincount(labels.ravel())
@@ -176,7 +176,7 @@ def _find_bars(
         lines: where there were lines, bool [H, W].
         least: pixels that bars are long at least.
     """
-    beside = ndimage.binary_dilation(lines, np.ones((5, 5)))
+    beside = ndimage.maximum_filter(lines, 5)
     heights = np.array([bottom - top for _, top, _, bottom in boxes.values()])
     low = 0.6 * ink_median(heights, np.bincount(labels.ravel())[1:]) if boxes else 0
     bars = {}
@@ -210,20 +210,23 @@ def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:
         shift = np.round(slope * (columns - columns.mean())).astype(int)
         sheared = _shear(small, shift)
         long = sheared.sum(axis=1) > 0.9 * window  # the other rows need no look
-        full = np.zeros(small.shape, bool)
-        full[long] = ndimage.uniform_filter1d(sheared[long] * 1.0, window, 1, mode="constant") > 0.9
+        full = ndimage.uniform_filter1d(sheared[long] * 1.0, window, 1, mode="constant") > 0.9
         if full.any():
-            runs = ndimage.maximum_filter(full, (3, window), origin=(0, 0 if window % 2 else -1))
+            runs = np.zeros(small.shape, bool)
+            origin = 0 if window % 2 else -1
+            runs[long] = ndimage.maximum_filter1d(full, window, 1, origin=origin)
+            runs = ndimage.maximum_filter1d(runs, 3, 0)
             lines |= _shear(runs & sheared, -shift)
     return lines.repeat(step, 0).repeat(step, 1)[: mask.shape[0], : mask.shape[1]] & mask
 
 
 def _shear(mask: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Return a mask [H, W] with each column moved up by shift [W], around the top."""
-    sheared = np.empty_like(mask)
+    sheared, twice = np.empty_like(mask), np.tile(mask, (2, 1))
     starts = np.flatnonzero(np.diff(shift)) + 1
     for left, right in pairwise([0, *starts, len(shift)]):  # columns that move together
-        sheared[:, left:right] = np.roll(mask[:, left:right], -shift[left], axis=0)
+        top = shift[left] % len(mask)
+        sheared[:, left:right] = twice[top : top + len(mask), left:right]
     return sheared
 
 
@@ -336,13 +339,11 @@ def find_mask(ink: np.ndarray) -> np.ndarray:
     What is connected above a weak threshold is cut again at half of its own mean, so that pencil
     and felt pen may be on one sheet.
     """
-    low = weak_threshold(ink)
-    labels, count = ndimage.label(ink > low, np.ones((3, 3)))
-    means = np.bincount(labels.ravel(), ink.ravel(), count + 1) / np.maximum(
-        np.bincount(labels.ravel(), minlength=count + 1), 1
-    )
-    means[0] = 1
-    return ink > np.maximum(low, 0.55 * means)[labels]
+    mask = ink > weak_threshold(ink)
+    labels, values = ndimage.label(mask, np.ones((3, 3)))[0][mask], ink[mask]
+    means = np.bincount(labels, values) / np.maximum(np.bincount(labels), 1)
+    mask[mask] = values > 0.55 * means[labels]
+    return mask
 
 
 # --- Pieces -------------------------------------------------------------------------------------
