@@ -29,6 +29,7 @@ from reading.ink import Box, find_mask, label, slices, typical_area
 MAX_DIGITS = 300
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
 REACH = 16  # pixels at second sight: what is closer to a digit of first sight may be part of it
+STEEP = 0.3  # of how steep the edges of most digits are: those of smudges are less
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -54,6 +55,8 @@ class Sheet:
             self.groups = [part for group in self.groups for part in self.split(group)]
         self.dropped = [group for group in self.groups if not self.is_digit(group)]
         self.groups = [group for group in self.groups if self.is_digit(group)]
+        if places is not None and self.groups:
+            self.drop_smudges()
 
     def find_pieces(self, places: list[Box] | None) -> list[tuple[Box, np.ndarray]]:
         """Return the connected pieces of ink, the largest first, without specks."""
@@ -209,6 +212,18 @@ class Sheet:
         if len(self.groups) == 1 or contact == 0:
             return contact < 0.9  # what has more is a surface, not a stroke
         return group.confidence > 0.6 and group.width > 0.1 * group.height and contact < 0.3
+
+    def drop_smudges(self) -> None:
+        """Drop what has edges much less steep than most digits: smudges, shadows, faint lines."""
+        slopes = np.hypot(*(ndimage.sobel(self.ink, axis) for axis in (0, 1)))
+        outlines = [group.mask & ~ndimage.binary_erosion(group.mask) for group in self.groups]
+        steepness = np.array([
+            np.median(slopes[slices(group.box)][outline])
+            for group, outline in zip(self.groups, outlines, strict=True)
+        ])  # fmt: skip
+        clear = steepness >= STEEP * np.percentile(steepness, 75)
+        self.dropped += [self.groups[index] for index in np.flatnonzero(~clear)]
+        self.groups = [self.groups[index] for index in np.flatnonzero(clear)]
 
     def quality(self, grey: np.ndarray, dark: bool) -> float:
         """Return the share of the ink of which the network is sure; half if it is like the paper.

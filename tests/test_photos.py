@@ -675,6 +675,18 @@ def test_the_teeth_of_combs_are_no_digits(digits):
         assert read(page) == expected
 
 
+def test_smudges_are_no_digits_but_pencil_is(digits):
+    pen, pencil = written(digits[:4]), 0.4 * written(digits[4:8])
+    smudges = 0.6 * ndimage.gaussian_filter(written(digits[8:12]), 14)
+    width = max(row.shape[1] for row in (pen, pencil, smudges))
+    page = [np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in (pen, pencil, smudges)]
+    picture = on_paper(np.vstack(page)).convert("RGB")
+    reading = photos.find_digits(picture, probabilities)
+    top = len(pen) + len(pencil)
+    assert len(reading.digits) == 8 and all(digit.box[3] < top for digit in reading.digits)
+    assert any("left out what may be a digit" in warning for warning in reading.warnings)
+
+
 def test_a_sheet_photographed_sideways_is_turned(digits):
     upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
     page = np.vstack([upper, np.pad(lower, ((0, 0), (0, upper.shape[1] - lower.shape[1])))])
