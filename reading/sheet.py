@@ -29,7 +29,7 @@ from reading.ink import Box, find_mask, label, slices, typical_area
 MAX_DIGITS = 300
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
 REACH = 16  # pixels at second sight: what is closer to a digit of first sight may be part of it
-STEEP = 0.3  # of how steep the edges of most digits are: those of smudges are less
+STEEP = 0.3  # of how steep sharp edges are: those of smudges and shadows are less
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -213,28 +213,36 @@ class Sheet:
             return contact < 0.9  # what has more is a surface, not a stroke
         return group.confidence > 0.6 and group.width > 0.1 * group.height and contact < 0.3
 
-    def drop_smudges(self) -> None:
-        """Drop what has edges much less steep than most digits: smudges, shadows, faint lines."""
+    def steepness(self) -> tuple[np.ndarray, float]:
+        """Return how steep the ink rises at the outline of each group [N], and at sharp edges."""
         slopes = np.hypot(*(ndimage.sobel(self.ink, axis) for axis in (0, 1)))
         outlines = [group.mask & ~ndimage.binary_erosion(group.mask) for group in self.groups]
-        steepness = np.array([
+        steep = [
             np.median(slopes[slices(group.box)][outline])
             for group, outline in zip(self.groups, outlines, strict=True)
-        ])  # fmt: skip
-        clear = steepness >= STEEP * np.percentile(steepness, 75)
+        ]
+        return np.array(steep), float(np.percentile(slopes, 99.8))
+
+    def drop_smudges(self) -> None:
+        """Drop what has edges much less steep than most digits: smudges, shadows, faint lines."""
+        steep, _ = self.steepness()
+        clear = steep >= STEEP * np.percentile(steep, 75)
         self.dropped += [self.groups[index] for index in np.flatnonzero(~clear)]
         self.groups = [self.groups[index] for index in np.flatnonzero(clear)]
 
     def quality(self, grey: np.ndarray, dark: bool) -> float:
         """Return the share of the ink of which the network is sure; half if it is like the paper.
 
-        What was dropped counts little, and least at the border, where there may be a desk.
+        Blurred ink counts less, as it is shadow. What was dropped counts little, and least at the
+        border, where there may be a desk.
         """
         if not self.groups:
             return 0.0
-        good = sum(group.area * self.worth(group) for group in self.groups)
+        steep, sharpest = self.steepness()
+        clear = np.minimum(1, steep / max(STEEP * sharpest, 1e-9))
+        sure = np.array([group.area * self.worth(group) for group in self.groups])
         bad = sum(group.area * (0.02 if group.contact else 0.3) for group in self.dropped)
-        share = good / (sum(group.area for group in self.groups) + bad)
+        share = float(clear @ sure) / (sum(group.area for group in self.groups) + bad)
         share *= 1 - sum(group.contact for group in self.groups) / (2 * sum(grey.shape))
         edge = np.ones(grey.shape, bool)
         band = max(1, min(grey.shape) // 30)  # a thin frame may be around all
