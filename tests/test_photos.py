@@ -698,6 +698,20 @@ def test_a_sheet_photographed_sideways_is_turned(digits):
     assert [digit.box for digit in reading.digits] == [digit.box for digit in upright.digits]
 
 
+@pytest.mark.parametrize("first", [0, 12])
+def test_bright_light_on_a_sheet_on_its_side_is_no_digit(digits, first):
+    generator = np.random.default_rng(first)
+    rows = [np.pad(write_row(digits[i : i + 4], generator, 2, 2.2), 70)
+            for i in range(first, first + 12, 4)]  # fmt: skip
+    width = max(row.shape[1] for row in rows)
+    ink = np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
+    y, x = (np.linspace(-1, 1, size) for size in ink.shape)
+    brightness = (235 - 180 * ink) * (1 - 0.45 * np.hypot(y[:, None], x))
+    picture = Image.fromarray(brightness.astype(np.uint8)).convert("RGB")
+    reading = photos.find_digits(picture.rotate(-90, expand=True), probabilities)
+    assert (len(reading.digits), reading.turned) == (12, 90)
+
+
 def test_a_long_strip_is_read(digits):
     ink = np.hstack([np.pad(image, 5) for image in digits])
     picture = on_paper(ink / 255).resize((7600, 76)).convert("RGB")
