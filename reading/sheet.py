@@ -213,19 +213,19 @@ class Sheet:
             return contact < 0.9  # what has more is a surface, not a stroke
         return group.confidence > 0.6 and group.width > 0.1 * group.height and contact < 0.3
 
-    def steepness(self) -> tuple[np.ndarray, float]:
-        """Return how steep the ink rises at the outline of each group [N], and at sharp edges."""
-        slopes = np.hypot(*(ndimage.sobel(self.ink, axis) for axis in (0, 1)))
+    def slopes(self) -> np.ndarray:
+        """Return how steep the ink rises at each pixel, float [H, W]."""
+        return np.hypot(*(ndimage.sobel(self.ink, axis) for axis in (0, 1)))
+
+    def steepness(self, slopes: np.ndarray) -> np.ndarray:
+        """Return how steep the ink rises at the outline of each group, float [N]."""
         outlines = [group.mask & ~ndimage.binary_erosion(group.mask) for group in self.groups]
-        steep = [
-            np.median(slopes[slices(group.box)][outline])
-            for group, outline in zip(self.groups, outlines, strict=True)
-        ]
-        return np.array(steep), float(np.percentile(slopes, 99.8))
+        pairs = zip(self.groups, outlines, strict=True)
+        return np.array([np.median(slopes[slices(g.box)][outline]) for g, outline in pairs])
 
     def drop_smudges(self) -> None:
         """Drop what has edges much less steep than most digits: smudges, shadows, faint lines."""
-        steep, _ = self.steepness()
+        steep = self.steepness(self.slopes())
         clear = steep >= STEEP * np.percentile(steep, 75)
         self.dropped += [self.groups[index] for index in np.flatnonzero(~clear)]
         self.groups = [self.groups[index] for index in np.flatnonzero(clear)]
@@ -238,8 +238,9 @@ class Sheet:
         """
         if not self.groups:
             return 0.0
-        steep, sharpest = self.steepness()
-        clear = np.minimum(1, steep / max(STEEP * sharpest, 1e-9))
+        slopes = self.slopes()
+        sharpest = float(np.percentile(slopes, 99.8))
+        clear = np.minimum(1, self.steepness(slopes) / max(STEEP * sharpest, 1e-9))
         sure = np.array([group.area * self.worth(group) for group in self.groups])
         bad = sum(group.area * (0.02 if group.contact else 0.3) for group in self.dropped)
         share = float(clear @ sure) / (sum(group.area for group in self.groups) + bad)

@@ -60,6 +60,12 @@ def written(images, seed=0, margin=40):
     return np.pad(write_row(images, np.random.default_rng(seed), 4, 8), margin)
 
 
+def stack(rows):
+    """Return rows of ink float [h, w] below each other, float [H, W], as wide as the widest."""
+    width = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
+
+
 # --- One digit --------------------------------------------------------------------------------
 
 
@@ -132,12 +138,7 @@ def test_boxes_are_where_the_digits_are(digits):
 
 
 def test_lines_are_read_from_the_top_and_from_the_left(digits):
-    upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
-    width = max(upper.shape[1], lower.shape[1])
-    page = np.vstack(
-        [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (upper, lower)]
-    )
-    picture = on_paper(page).convert("RGB")
+    picture = on_paper(stack([written(digits[:5]), written(digits[5:9])])).convert("RGB")
     assert read(picture) == "721041495"
     assert [digit.line for digit in find_digits(picture)] == [1] * 5 + [2] * 4
 
@@ -678,9 +679,7 @@ def test_the_teeth_of_combs_are_no_digits(digits):
 def test_smudges_are_no_digits_but_pencil_is(digits):
     pen, pencil = written(digits[:4]), 0.4 * written(digits[4:8])
     smudges = 0.6 * ndimage.gaussian_filter(written(digits[8:12]), 14)
-    width = max(row.shape[1] for row in (pen, pencil, smudges))
-    page = [np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in (pen, pencil, smudges)]
-    picture = on_paper(np.vstack(page)).convert("RGB")
+    picture = on_paper(stack([pen, pencil, smudges])).convert("RGB")
     reading = photos.find_digits(picture, probabilities)
     top = len(pen) + len(pencil)
     assert len(reading.digits) == 8 and all(digit.box[3] < top for digit in reading.digits)
@@ -688,8 +687,7 @@ def test_smudges_are_no_digits_but_pencil_is(digits):
 
 
 def test_a_sheet_photographed_sideways_is_turned(digits):
-    upper, lower = written(digits[:5]), written(digits[5:9], seed=0)
-    page = np.vstack([upper, np.pad(lower, ((0, 0), (0, upper.shape[1] - lower.shape[1])))])
+    page = stack([written(digits[:5]), written(digits[5:9])])
     picture = on_paper(page).reduce(2).convert("RGB")
     upright = photos.find_digits(picture, probabilities)
     assert upright.turned == 0
@@ -703,8 +701,7 @@ def test_bright_light_on_a_sheet_on_its_side_is_no_digit(digits, first):
     generator = np.random.default_rng(first)
     rows = [np.pad(write_row(digits[i : i + 4], generator, 2, 2.2), 70)
             for i in range(first, first + 12, 4)]  # fmt: skip
-    width = max(row.shape[1] for row in rows)
-    ink = np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
+    ink = stack(rows)
     y, x = (np.linspace(-1, 1, size) for size in ink.shape)
     brightness = (235 - 180 * ink) * (1 - 0.45 * np.hypot(y[:, None], x))
     picture = Image.fromarray(brightness.astype(np.uint8)).convert("RGB")
