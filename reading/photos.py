@@ -6,6 +6,7 @@ Which ink is ink the network decides: it should be sure of much of it.
 """
 
 from contextlib import suppress
+from copy import copy
 
 import numpy as np
 from PIL import Image
@@ -34,12 +35,14 @@ def first_sight(
     """
     grey = look(picture, view.region, view.scale)
     best: tuple[float, Sheet, bool, bool] | None = None
+    seen = []
     for parts in (3, 8, 0):
         for dark in (True, False):
             ink = find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
             if dark:
                 dark_ink = ink
             sheet = Sheet(ink, classify, None)
+            seen.append((sheet, dark, parts > 0))
             quality = sheet.quality(grey, dark)
             if best is None or quality > best[0] + 0.02:
                 best = quality, sheet, dark, parts > 0
@@ -53,6 +56,14 @@ def first_sight(
             if best and quality > best[0]:
                 return quality, sheet, True, True
     assert best is not None
+    for sheet, dark, local in seen:
+        if best[0] > 0.9:
+            break
+        parted = copy(sheet)
+        if parted.part():  # where most digits touch each other little is sure before
+            quality = parted.quality(grey, dark)
+            if quality > best[0] + 0.02:
+                best = quality, parted, dark, local
     return best
 
 

@@ -723,6 +723,43 @@ def test_two_digits_in_a_small_picture_are_not_one():
     assert read(page) == "10"
 
 
+def chain(images):
+    """Return a picture of digits uint8 [N, 28, 28] in a row, each of which overlaps the next."""
+    row, left = np.zeros((28, 28 * len(images))), 0
+    for image in images:
+        columns = np.flatnonzero(image.max(axis=0) > 60)
+        ink = image[:, columns[0] : columns[-1] + 1] / 255
+        place = row[:, left : left + ink.shape[1]]
+        np.maximum(place, ink, out=place)
+        left += ink.shape[1] - 2
+    ink = np.pad(row[:, : left + 2], 12)
+    return on_paper(ink).resize((5 * ink.shape[1], 5 * len(ink))).convert("RGB")
+
+
+@pytest.mark.parametrize("first, expected", [
+    (6, "495"), (9, "906"), (15, "597"), (33, "472"), (51, "355"), (54, "604"), (69, "070"),
+    (90, "369"), (30, "31"), (45, "51"), (90, "36"),
+])  # fmt: skip
+def test_digits_that_all_touch_are_parted(digits, first, expected):
+    assert read(chain(digits[first : first + len(expected)])) == expected
+
+
+def test_a_wide_digit_is_not_parted():
+    page = Image.new("RGB", (400, 150), "white")
+    draw(page, "7", (40, 40, 40, 64), 7, "black")
+    draw(page, "2", (120, 40, 66, 64), 7, "black")
+    ImageDraw.Draw(page).line([(186, 104), (240, 106)], "black", 7)  # its foot
+    assert read(page) == "72"
+
+
+def test_a_digit_that_touches_the_edge_is_read():
+    page = Image.new("RGB", (28, 28), "white")
+    pen = ImageDraw.Draw(page)
+    pen.line((7, 5, 7, 21), "black", 3)
+    pen.ellipse((15, 5, 28, 21), outline="black", width=3)
+    assert read(page) == "10"
+
+
 def test_touching_digits_of_which_each_is_tall_are_parted(digits):
     for pair, expected in ((11, "6971"), (12, "9071")):
         ink = np.zeros((28, 110))
