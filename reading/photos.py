@@ -57,8 +57,8 @@ def first_sight(
                 return quality, sheet, True, True
     assert best is not None
     for sheet, dark, local in seen:
-        if best[0] > 0.9:
-            break
+        if best[0] > 0.9 or len(sheet.groups) >= MANY:
+            continue
         parted = copy(sheet)
         if parted.part():  # where most digits touch each other little is sure before
             quality = parted.quality(grey, dark)
@@ -141,7 +141,8 @@ def read_upright(picture: Image.Image, classify: Classify) -> tuple[Reading, flo
         for index in line
     ]
     left_out += [box for box in seen if all(distance(box, digit.box) >= 0 for digit in digits)]
-    confidences = np.array([group.confidence for group in sheet.groups])
+    # On their side digits are wide, and their parts look like digits.
+    confidences = np.array([sheet.unparted.get(g, g.confidence) for g in sheet.groups])
     rating = quality * float(-np.log(1.0001 - confidences).mean())
     notes = [f"left out what may be a digit, at {name_box(box)}" for box in left_out]
     unread = unread or list(sheet.unread(view))

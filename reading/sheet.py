@@ -48,6 +48,7 @@ class Sheet:
     def __init__(self, ink: np.ndarray, classify: Classify, places: list[Box] | None) -> None:
         self.ink, self.classify, self.places = ink, classify, places or []
         self.groups = self.see(self.find_pieces(places))
+        self.unparted: dict[Group, float] = {}  # digits -> confidence in what they were parts of
         self.height = typical_height(self.groups)
         self.join_all()
         if places is not None and len(self.groups) <= 2 * MAX_DIGITS:
@@ -169,6 +170,11 @@ class Sheet:
     def part(self) -> bool:
         """Part the groups that are several digits; return whether there were any."""
         parted = [self.split(group) for group in self.groups]
+        self.unparted = {
+            part: group.confidence
+            for group, parts in zip(self.groups, parted, strict=True)
+            for part in parts
+        }
         several = any(len(parts) > 1 for parts in parted)
         self.groups = [group for parts in parted for group in parts]
         return several
