@@ -221,7 +221,7 @@ class Sheet:
         return 3.0 if width > 1.05 else np.inf
 
     def find_cuts(self, group: Group) -> list[int]:
-        """Return the columns at which a group may be parted: the thinnest here and there."""
+        """Return columns where a group may be parted: in each stretch that with least ink."""
         step = max(3, round(self.height / (10 if self.places else 6)))
         profile = group.mask.sum(axis=0)
         starts = range(step // 2, group.width - step // 2, step)
