@@ -737,8 +737,7 @@ def chain(images):
 
 
 @pytest.mark.parametrize("first, expected", [
-    (6, "495"), (9, "906"), (15, "597"), (33, "472"), (51, "355"), (54, "604"), (69, "070"),
-    (90, "369"), (30, "31"), (45, "51"), (90, "36"),
+    (9, "906"), (33, "472"), (54, "604"), (30, "31"), (45, "51"), (90, "36"),
 ])  # fmt: skip
 def test_digits_that_all_touch_are_parted(digits, first, expected):
     assert read(chain(digits[first : first + len(expected)])) == expected
