@@ -24,7 +24,8 @@ LARGEST = 2.5  # of the digits' median height: what is taller is no digit
 class Group:
     """Ink that may be a digit, in a picture [H, W] of a shape.
 
-    Contact is how many of its pixels are on the border.
+    Contact is how many of its pixels are on the border; unparted is the network's confidence in the
+    group that it was a part of, or else its own.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +38,7 @@ class Group:
     def __post_init__(self) -> None:
         self.height, self.width = self.mask.shape
         self.area = int(self.mask.sum())
+        self.unparted = self.confidence
         left, top, right, bottom = self.box
         sides = [(left == 0, self.mask[:, 0]), (top == 0, self.mask[0]),
                  (right == self.shape[1], self.mask[:, -1]),
@@ -117,6 +119,11 @@ def enclose(boxes: Iterable[Box]) -> Box:
     """Return the smallest box around boxes."""
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)
+
+
+def contains(box: Box, other: Box) -> bool:
+    """Return whether the other box is within a box."""
+    return enclose([box, other]) == box
 
 
 def grow(box: Box, margin: int) -> Box:

@@ -35,14 +35,15 @@ def first_sight(
     """
     grey = look(picture, view.region, view.scale)
     best: tuple[float, Sheet, bool, bool] | None = None
-    seen = []
+    seen = []  # sheets of few groups
     for parts in (3, 8, 0):
         for dark in (True, False):
             ink = find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
             if dark:
                 dark_ink = ink
             sheet = Sheet(ink, classify, None)
-            seen.append((sheet, dark, parts > 0))
+            if len(sheet.groups) < MANY:
+                seen.append((sheet, dark, parts > 0))
             quality = sheet.quality(grey, dark)
             if best is None or quality > best[0] + 0.02:
                 best = quality, sheet, dark, parts > 0
@@ -57,10 +58,11 @@ def first_sight(
                 return quality, sheet, True, True
     assert best is not None
     for sheet, dark, local in seen:
-        if best[0] > 0.9 or len(sheet.groups) >= MANY:
-            continue
+        if best[0] > 0.9:
+            break
         parted = copy(sheet)
-        if parted.part():  # where most digits touch each other little is sure before
+        parted.part()  # where most digits touch each other little is sure before
+        if len(parted.groups) > len(sheet.groups):
             quality = parted.quality(grey, dark)
             if quality > best[0] + 0.02:
                 best = quality, parted, dark, local
@@ -142,7 +144,7 @@ def read_upright(picture: Image.Image, classify: Classify) -> tuple[Reading, flo
     ]
     left_out += [box for box in seen if all(distance(box, digit.box) >= 0 for digit in digits)]
     # On their side digits are wide, and their parts look like digits.
-    confidences = np.array([sheet.unparted.get(g, g.confidence) for g in sheet.groups])
+    confidences = np.array([group.unparted for group in sheet.groups])
     rating = quality * float(-np.log(1.0001 - confidences).mean())
     notes = [f"left out what may be a digit, at {name_box(box)}" for box in left_out]
     unread = unread or list(sheet.unread(view))

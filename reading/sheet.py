@@ -4,6 +4,7 @@ What is ambiguous the network decides: which pieces belong together, where touch
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +16,7 @@ from reading.groups import (
     SMALLEST,
     Group,
     View,
+    contains,
     distance,
     draw_mask,
     enclose,
@@ -48,7 +50,6 @@ class Sheet:
     def __init__(self, ink: np.ndarray, classify: Classify, places: list[Box] | None) -> None:
         self.ink, self.classify, self.places = ink, classify, places or []
         self.groups = self.see(self.find_pieces(places))
-        self.unparted: dict[Group, float] = {}  # digits -> confidence in what they were parts of
         self.height = typical_height(self.groups)
         self.join_all()
         if places is not None and len(self.groups) <= 2 * MAX_DIGITS:
@@ -158,8 +159,7 @@ class Sheet:
     def was_one(place: Box, first: Group, second: Group) -> bool:
         """Return whether both pieces were about one piece of ink at first sight."""
         both = max(distance(place, first.box), distance(place, second.box)) < 0
-        place = grow(place, REACH)
-        return both and enclose([place, first.box, second.box]) == place
+        return both and contains(grow(place, REACH), enclose([first.box, second.box]))
 
     def worth(self, group: Group) -> float:
         """Return the network's confidence in a group among these digits."""
@@ -167,17 +167,14 @@ class Sheet:
 
     # Digits that touch
 
-    def part(self) -> bool:
-        """Part the groups that are several digits; return whether there were any."""
-        parted = [self.split(group) for group in self.groups]
-        self.unparted = {
-            part: group.confidence
-            for group, parts in zip(self.groups, parted, strict=True)
-            for part in parts
-        }
-        several = any(len(parts) > 1 for parts in parted)
-        self.groups = [group for parts in parted for group in parts]
-        return several
+    def part(self) -> None:
+        """Part the groups that are several digits."""
+        parted = []
+        for group in self.groups:
+            for part in self.split(group):
+                part.unparted = group.confidence
+                parted.append(part)
+        self.groups = parted
 
     def split(self, group: Group) -> list[Group]:
         """Return the digits that a group consists of, parted at columns; [group] if it is one.
@@ -188,17 +185,14 @@ class Sheet:
         price = self.price(group)
         if price == np.inf:
             return [group]
-        cuts = self.find_cuts(group)
-        parts = self.find_parts(group, cuts)
-        ways: dict[int, tuple[float, list[Group]]] = {0: (0.0, [])}  # up to each cut
-        for cut in cuts[1:]:
-            to_here = [
-                (ways[start][0] + 1 - part.confidence, [*ways[start][1], part])
-                for (start, stop), part in parts.items()
-                if stop == cut and start in ways
-            ]
-            if to_here:
-                ways[cut] = min(to_here, key=lambda way: way[0])
+        ways: dict[int, tuple[float, list[Group]]] = {0: (0.0, [])}  # the best up to each cut
+        for (start, stop), part in self.find_parts(group).items():
+            if start not in ways:
+                continue
+            wrong, digits = ways[start]
+            wrong = wrong + 1 - part.confidence
+            if stop not in ways or wrong < ways[stop][0]:
+                ways[stop] = wrong, [*digits, part]
         wrong, digits = ways.get(group.width, (1.0, []))
         return digits if price * wrong < 1 - group.confidence else [group]
 
@@ -210,8 +204,7 @@ class Sheet:
         width = group.width / self.height
         if width > 4 or (group.contact and not self.places):  # a line, a desk
             return np.inf
-        around = grow(group.box, 3)
-        seen = [place for place in self.places if enclose([around, place]) == around]
+        seen = [place for place in self.places if contains(grow(group.box, 3), place)]
         if sum(place[3] - place[1] > 0.7 * self.height for place in seen) > 1:
             return 1.0
         if width > 1.5 and len(self.groups) > 1:
@@ -228,17 +221,18 @@ class Sheet:
         thinnest = [start + int(profile[start : start + step].argmin()) for start in starts]
         return [0, *thinnest, group.width]
 
-    def find_parts(self, group: Group, cuts: list[int]) -> dict[tuple[int, int], Group]:
-        """Return (start, stop) -> what of a group is between two of its columns, if tall enough."""
-        columns = np.arange(group.width)
+    def find_parts(self, group: Group) -> dict[tuple[int, int], Group]:
+        """Return (start, stop) -> what of a group is between two cuts, if tall enough, by start."""
+        left, top, _, bottom = group.box
         spans, pieces = [], []
-        for start, stop in combinations(cuts, 2):
-            rows = np.flatnonzero(group.mask[:, start:stop].any(axis=1))
-            tall = len(rows) > 0 and np.ptp(rows) > 0.6 * self.height
-            if tall and stop - start < min(1.5 * self.height, group.width):
+        for start, stop in combinations(self.find_cuts(group), 2):
+            if stop - start >= min(1.5 * self.height, group.width):
+                continue
+            mask = group.mask[:, start:stop]
+            rows = np.flatnonzero(mask.any(axis=1))
+            if len(rows) and np.ptp(rows) > 0.6 * self.height:
                 spans.append((start, stop))
-                between = (columns >= start) & (columns < stop)
-                pieces.append(trim(group.box, group.mask & between))
+                pieces.append(trim((left + start, top, left + stop, bottom), mask))
         return dict(zip(spans, self.see(pieces), strict=True))
 
     # What is a digit
@@ -257,19 +251,20 @@ class Sheet:
             return True
         return group.confidence > 0.6 and group.width > 0.1 * group.height and contact < 0.3
 
+    @cached_property
     def slopes(self) -> np.ndarray:
         """Return how steep the ink rises at each pixel, float [H, W]."""
         return np.hypot(*(ndimage.sobel(self.ink, axis) for axis in (0, 1)))
 
-    def steepness(self, slopes: np.ndarray) -> np.ndarray:
+    def steepness(self) -> np.ndarray:
         """Return how steep the ink rises at the outline of each group, float [N]."""
         outlines = [group.mask & ~ndimage.binary_erosion(group.mask) for group in self.groups]
         pairs = zip(self.groups, outlines, strict=True)
-        return np.array([np.median(slopes[slices(g.box)][outline]) for g, outline in pairs])
+        return np.array([np.median(self.slopes[slices(g.box)][outline]) for g, outline in pairs])
 
     def drop_smudges(self) -> None:
         """Drop what has edges much less steep than most digits: smudges, shadows, faint lines."""
-        steep = self.steepness(self.slopes())
+        steep = self.steepness()
         clear = steep >= STEEP * np.percentile(steep, 75)
         self.dropped += [self.groups[index] for index in np.flatnonzero(~clear)]
         self.groups = [self.groups[index] for index in np.flatnonzero(clear)]
@@ -282,9 +277,8 @@ class Sheet:
         """
         if not self.groups:
             return 0.0
-        slopes = self.slopes()
-        sharpest = float(np.percentile(slopes, 99.8))
-        clear = np.minimum(1, self.steepness(slopes) / max(STEEP * sharpest, 1e-9))
+        sharpest = float(np.percentile(self.slopes, 99.8))
+        clear = np.minimum(1, self.steepness() / max(STEEP * sharpest, 1e-9))
         sure = np.array([group.area * self.worth(group) for group in self.groups])
         bad = sum(group.area * (0.02 if group.contact else 0.3) for group in self.dropped)
         share = float(clear @ sure) / (sum(group.area for group in self.groups) + bad)
