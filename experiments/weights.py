@@ -1,10 +1,11 @@
-"""The weights that are shipped: trained on MNIST and on some 1s as much of the world writes them.
+"""The weights that are shipped: trained on MNIST and on digits as others than Americans write them.
 
     python -m experiments.weights              3 networks, with and without validation images
 
-MNIST was collected in the USA, where a 1 is a single stroke. With a long flag and no base it is
-taken for a 7 or a 4; so some drawn ones are added to the training images. Runs are kept in
-runs/weights/, from where experiments/publish.py takes them.
+Where MNIST was collected a 1 is a single stroke and a 7 has no bar. So the digits of
+data/pendigits/ are added to the training images, see pendigits.py, and some drawn 1s with a long
+flag and no base, which are taken for a 7 else. Runs are kept in runs/weights/, from where
+experiments/publish.py takes them.
 """
 
 from utils.command import run_command  # isort: split
@@ -19,8 +20,10 @@ from PIL import Image, ImageDraw
 
 from comparison.runs import cores, is_finished, train_all
 from dataset import Split, load_splits
+from experiments import pendigits
 from main import RECIPES, Args, run
 from model import MODELS
+from predict import load_images
 from reading.classifier import classify, fit_temperature, load_classifier
 from reading.crops import to_mnist
 from utils.checkpoint import RUNS, History, load_checkpoint, pack_weights
@@ -65,20 +68,20 @@ def draw_one(generator: np.random.Generator) -> np.ndarray:
     return to_mnist(np.asarray(image) / 255)
 
 
-def with_drawn(split: Split) -> Split:
-    """Return training images with drawn 1s after them, always the same ones."""
+def with_others(split: Split) -> Split:
+    """Return training images with drawn 1s after them, always the same ones, and pendigits."""
     generator = np.random.default_rng(0)
-    images = np.stack([draw_one(generator) for _ in range(DRAWN)])
+    drawn = torch.from_numpy(np.stack([draw_one(generator) for _ in range(DRAWN)]))
     ones = torch.ones(DRAWN, dtype=torch.int64)
-    return Split(
-        torch.cat([split.images, torch.from_numpy(images)]), torch.cat([split.labels, ones])
-    )
+    _, others = load_images(pendigits.FOLDER / "train.tar.xz")
+    images = torch.cat([split.images, drawn, others.images])
+    return Split(images, torch.cat([split.labels, ones, others.labels]))
 
 
-def run_with_drawn(args: Args, folder: Path, verbose: bool = True) -> History:
-    """Train as main.run() does, on the training images and drawn 1s."""
+def run_with_others(args: Args, folder: Path, verbose: bool = True) -> History:
+    """Train as main.run() does, on the training images and those of others."""
     training, evaluation = load_splits(args.data_dir, args.val_size)
-    return run(args, folder, verbose, (with_drawn(training), evaluation))
+    return run(args, folder, verbose, (with_others(training), evaluation))
 
 
 def plan_runs() -> dict[Path, Args]:
@@ -114,7 +117,7 @@ def shipped_files() -> dict[Path, bytes]:
 def main() -> None:
     """Train what is missing."""
     Parser(description=__doc__).parse_args()
-    if failed := train_all(run_with_drawn, plan_runs(), cores()):
+    if failed := train_all(run_with_others, plan_runs(), cores()):
         raise UserError(f"{len(failed)} runs failed; start again to retry")
 
 
