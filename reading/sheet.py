@@ -33,6 +33,7 @@ MAX_DIGITS = 300
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
 REACH = 16  # pixels at second sight: what is closer to a digit of first sight may be part of it
 STEEP = 0.3  # of how steep sharp edges are: those of smudges and shadows are less
+SURE = 0.003  # 1 - confidence: of a group with less the network is sure that it is one digit
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -96,6 +97,9 @@ class Sheet:
         parts = sum(group.area * self.worth(group) for group in self.groups) / whole.area
         column = whole.height > 3 * max(group.height for group in self.groups)
         large = column or whole.width > 1.5 * whole.height
+        tall = [group for group in self.groups if group.height > 0.75 * whole.height]
+        if any(gap(first.box, second.box, axis=0) >= 0 for first, second in combinations(tall, 2)):
+            return  # digits side by side
         if chained and not large and whole.confidence > parts:
             self.groups, self.height = [whole], whole.height
 
@@ -137,9 +141,8 @@ class Sheet:
         """Return how much surer the network is of a whole than it should be to prefer the parts."""
         rest, digit = sorted((second, first), key=self.worth)
         if self.worth(rest) == 0:
-            changed = digit.label != whole.label and digit.confidence > 0.9
             below = rest.box[1] >= digit.box[3] and rest.width > 3 * rest.height
-            if changed and below:  # underlined
+            if below and digit.confidence > 0.9:  # underlined
                 return -1.0
             return whole.confidence - self.worth(digit) + 0.02
         linked = any(self.was_one(place, first, second) for place in self.places)
@@ -194,7 +197,7 @@ class Sheet:
             if stop not in ways or wrong < ways[stop][0]:
                 ways[stop] = wrong, [*digits, part]
         wrong, digits = ways.get(group.width, (1.0, []))
-        return digits if price * wrong < 1 - group.confidence else [group]
+        return digits if max(price * wrong, SURE) < 1 - group.confidence else [group]
 
     def price(self, group: Group) -> float:
         """Return how many times less likely wrong than a group its parts must be; inf: it is one.
