@@ -409,6 +409,19 @@ def test_pencil_on_a_sheet_on_a_desk_is_read():
     assert read(Image.fromarray(np.uint8(np.asarray(page) + grain))) == "27427"
 
 
+@pytest.mark.parametrize("angle", [8, -18, 25])
+def test_a_bright_sheet_on_a_desk_is_no_digit(angle):
+    page = Image.new("RGBA", (520, 480))
+    page.paste("white", (110, 120, 410, 360))
+    for number, digit in enumerate("274"):
+        draw(page, digit, (160 + 80 * number, 200, 40, 70), 7, "black")
+    page = page.rotate(angle, Image.Resampling.BICUBIC)
+    desk = np.random.default_rng(0).normal(110, 14, (480, 520)).astype(np.uint8)
+    picture = Image.fromarray(desk).convert("RGB")
+    picture.paste(page, mask=page)
+    assert read(picture) == "274"
+
+
 def test_a_pale_joint_does_not_part_a_digit():
     page = Image.new("RGB", (150, 150), "white")
     draw(page, "4", (40, 40, 60, 75), 4, "#b4b4eb")
