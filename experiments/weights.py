@@ -4,7 +4,7 @@
 
 Where MNIST was collected a 1 is a single stroke and a 7 has no bar. So the digits of
 data/pendigits/ are added to the training images, see pendigits.py, and some drawn 1s with a long
-flag and no base, which are taken for a 7 else. Runs are kept in runs/weights/, from where
+flag and no base, which are otherwise taken for a 7. Runs are kept in runs/weights/, from where
 experiments/publish.py takes them.
 """
 
