@@ -40,20 +40,31 @@ def read_strokes(text: str) -> Iterator[tuple[int, list[Stroke]]]:
         yield label, [[(float(x), -float(y)) for x, y in stroke] for stroke in points]
 
 
+def draw_lines(lines: list[Stroke], width: float, side: int) -> np.ndarray:
+    """Return lines of points (x, y) as uint8 [28, 28], drawn with a round pen.
+
+    Args:
+        lines: in pixels of the canvas, which is larger than the image.
+        width: of the pen, in these pixels.
+        side: of the canvas, on which everything must have room.
+    """
+    image = Image.new("L", (side, side))
+    pen = ImageDraw.Draw(image)
+    for line in lines:
+        pen.line(line, fill=255, width=round(width), joint="curve")
+        for end in (line[0], line[-1]):
+            pen.circle(end, width / 2, fill=255)
+    return to_mnist(np.asarray(image) / 255)
+
+
 def draw_strokes(strokes: list[Stroke], width: float) -> np.ndarray:
     """Return strokes as uint8 [28, 28], drawn with a pen as wide as that in pixels of the image."""
     points = np.concatenate([np.array(stroke) for stroke in strokes])
     low = points.min(axis=0)
     scale = HEIGHT / max(1, np.ptp(points, axis=0).max())
-    pen_width = round(width * HEIGHT / BOX)
-    image = Image.new("L", (HEIGHT + 2 * MARGIN, HEIGHT + 2 * MARGIN))
-    pen = ImageDraw.Draw(image)
-    for stroke in strokes:
-        line = [tuple(point) for point in (np.array(stroke) - low) * scale + MARGIN]
-        pen.line(line, fill=255, width=pen_width, joint="curve")
-        for end in (line[0], line[-1]):
-            pen.circle(end, pen_width / 2, fill=255)
-    return to_mnist(np.asarray(image) / 255)
+    scaled = [(np.array(stroke) - low) * scale + MARGIN for stroke in strokes]
+    lines = [[(float(x), float(y)) for x, y in stroke] for stroke in scaled]
+    return draw_lines(lines, round(width * HEIGHT / BOX), HEIGHT + 2 * MARGIN)
 
 
 def main() -> None:

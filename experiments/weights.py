@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from comparison.runs import cores, is_finished, train_all
 from dataset import Split, load_splits
@@ -25,7 +24,6 @@ from main import RECIPES, Args, run
 from model import MODELS
 from predict import load_images
 from reading.classifier import classify, fit_temperature, load_classifier
-from reading.crops import to_mnist
 from utils.checkpoint import RUNS, History, load_checkpoint, pack_weights
 from utils.files import UserError
 from utils.settings import Parser
@@ -59,13 +57,8 @@ def draw_one(generator: np.random.Generator) -> np.ndarray:
     flag_middle = top + flag / 2 + generator.normal(0, 0.035 * height, 2)
     stem_middle = centre + generator.normal(0, 0.02 * height, 2)
     points = curve(top + flag, flag_middle, top) + curve(top, stem_middle, foot)
-    image = Image.new("L", (CANVAS, CANVAS))
-    pen = ImageDraw.Draw(image)
     width = generator.uniform(1.8, 4) * height / 20
-    pen.line(points, fill=255, width=round(width), joint="curve")
-    for x, y in (points[0], points[-1]):
-        pen.circle((x, y), width / 2, fill=255)
-    return to_mnist(np.asarray(image) / 255)
+    return pendigits.draw_lines([points], width, CANVAS)
 
 
 def with_others(split: Split) -> Split:

@@ -709,9 +709,11 @@ def test_a_sheet_photographed_sideways_is_turned(digits):
     assert [digit.box for digit in reading.digits] == [digit.box for digit in upright.digits]
 
 
-def test_bright_light_on_a_sheet_on_its_side_is_no_digit(digits):
-    generator = np.random.default_rng(12)
-    rows = [np.pad(write_row(digits[i : i + 4], generator, 2, 2.2), 70) for i in (12, 16, 20)]
+@pytest.mark.parametrize("first", [0, 12])
+def test_bright_light_on_a_sheet_on_its_side_is_no_digit(digits, first):
+    generator = np.random.default_rng(first)
+    rows = [np.pad(write_row(digits[i : i + 4], generator, 2, 2.2), 70)
+            for i in range(first, first + 12, 4)]  # fmt: skip
     ink = stack(rows)
     y, x = (np.linspace(-1, 1, size) for size in ink.shape)
     brightness = (235 - 180 * ink) * (1 - 0.45 * np.hypot(y[:, None], x))
@@ -756,6 +758,7 @@ def chain(images):
 
 @pytest.mark.parametrize("first, expected", [
     (15, "597"), (33, "472"), (54, "604"), (30, "31"), (45, "51"), (90, "36"),
+    pytest.param(9, "906", marks=pytest.mark.xfail(strict=True, reason="9156 to the new weights")),
 ])  # fmt: skip
 def test_digits_that_all_touch_are_parted(digits, first, expected):
     assert read(chain(digits[first : first + len(expected)])) == expected
