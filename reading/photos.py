@@ -47,16 +47,17 @@ def first_sight(
             quality = sheet.quality(grey, dark)
             if best is None or quality > best[0] + 0.02:
                 best = quality, sheet, dark, parts > 0
-        if best and best[0] > 0.9 and best[2]:
-            break
-        paper = find_sheet(grey) if parts == 3 else None  # what is bright may be the sheet itself
+        assert best is not None
+        sure = best[0] > 0.9
+        # What is bright may be the sheet itself.
+        paper = None if parts != 3 or (sure and best[2]) else find_sheet(grey)
         if paper is not None:
             inside = np.where(paper, grey, np.median(grey[paper]))
             sheet = Sheet(np.where(paper, dark_ink, 0), classify, None)
             quality = sheet.quality(inside, True)
-            if best and quality > best[0]:
+            if quality > best[0]:
                 return quality, sheet, True, True
-        if best and best[0] > 0.9:
+        if sure:
             break
     assert best is not None
     for sheet, dark, local in seen:
