@@ -3,6 +3,7 @@
 Ink and masks are arrays [H, W], boxes (left, top, right, bottom) in pixels.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import ndimage, spatial
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
 WIDE = 2.5  # times as wide as tall: two touching digits are narrower
+EDGES = 0.01, 0.02  # relative change of brightness per pixel: more is an edge
 SHARP = 0.88  # of a sheet's brightness: it is darker beyond the edge
 
 Box = tuple[int, int, int, int]
@@ -44,25 +46,36 @@ def _strength(channel: np.ndarray) -> float:
 def find_sheet(grey: np.ndarray) -> np.ndarray | None:
     """Return which pixels of a picture [H, W] are on the one bright sheet in it; None without one.
 
-    A sheet is large, bright and convex, and has a sharp edge, which fading light has not; what is
-    beside the edge is left out.
+    A sheet is large, even but for what is on it, convex, and darker beyond its edge, however the
+    light falls on it and on the desk.
     """
     smooth = ndimage.gaussian_filter(grey, 2)
-    labels, boxes = label(smooth > otsu(smooth.ravel()))
-    if not boxes:
-        return None
-    largest = int(np.argmax(np.bincount(labels.ravel())[1:])) + 1
-    bright = labels == largest
-    sheet = ndimage.binary_fill_holes(bright)
-    if not 0.2 < sheet.mean() < 0.95 or bright.sum() < 0.8 * sheet.sum():
-        return None
     square, width = np.ones((3, 3)), max(2, max(grey.shape) // 100)
-    beside = ndimage.binary_dilation(~sheet, square, iterations=width)
-    beyond = ndimage.binary_dilation(sheet, square, iterations=width) & ~sheet
-    step = np.median(smooth[beyond]) / np.median(smooth[sheet & beside])
-    outline = np.argwhere(sheet & ~ndimage.binary_erosion(sheet, square))
-    convexity = sheet.sum() / spatial.ConvexHull(outline).volume
-    return ~beside if step < SHARP and convexity > 0.95 and not beside.all() else None
+    for piece in _even_pieces(smooth):
+        sheet = ndimage.binary_opening(ndimage.binary_fill_holes(piece), square, width // 2)
+        if not 0.2 < sheet.mean() < 0.98 or piece.sum() < 0.7 * sheet.sum():
+            continue
+        outline = np.argwhere(sheet & ~ndimage.binary_erosion(sheet, square))
+        convexity = sheet.sum() / spatial.ConvexHull(outline).volume
+        beside = ndimage.binary_dilation(~sheet, square, iterations=width)
+        edge = ndimage.binary_dilation(sheet, square, iterations=6)
+        beyond = ndimage.binary_dilation(edge, square, iterations=width) & ~edge
+        if convexity < 0.95 or beside.all() or not beyond.any():
+            continue
+        if np.median(smooth[beyond]) < SHARP * np.median(smooth[sheet & beside]):
+            return ~beside
+    return None
+
+
+def _even_pieces(smooth: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the largest pieces of a picture [H, W] without edges, weak ones and strong ones."""
+    slope = np.hypot(*(ndimage.sobel(np.log(smooth + 8), axis) / 8 for axis in (0, 1)))
+    for edge in EDGES:
+        labels, _ = label(slope < edge)
+        areas = np.bincount(labels.ravel())
+        areas[0] = 0
+        for largest in np.argsort(-areas)[:3]:
+            yield labels == largest
 
 
 def find_paper(grey: np.ndarray, size: float) -> np.ndarray:

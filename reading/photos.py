@@ -7,6 +7,7 @@ Which ink is ink the network decides: it should be sure of much of it.
 
 from contextlib import suppress
 from copy import copy
+from operator import itemgetter
 
 import numpy as np
 from PIL import Image
@@ -39,8 +40,6 @@ def first_sight(
     for parts in (3, 8, 0):
         for dark in (True, False):
             ink = find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
-            if dark:
-                dark_ink = ink
             sheet = Sheet(ink, classify, None)
             if len(sheet.groups) < MANY:
                 seen.append((sheet, dark, parts > 0))
@@ -49,14 +48,10 @@ def first_sight(
                 best = quality, sheet, dark, parts > 0
         assert best is not None
         sure = best[0] > 0.9
-        # What is bright may be the sheet itself.
-        paper = None if parts != 3 or (sure and best[2]) else find_sheet(grey)
-        if paper is not None:
-            inside = np.where(paper, grey, np.median(grey[paper]))
-            sheet = Sheet(np.where(paper, dark_ink, 0), classify, None)
-            quality = sheet.quality(inside, True)
-            if quality > best[0]:
-                return quality, sheet, True, True
+        if parts == 3 and not (sure and best[2]):  # what is bright may be the sheet itself
+            for quality, sheet in on_sheet(grey, view, classify)[-1:]:
+                if quality > max(0.8, best[0]):
+                    return quality, sheet, True, True
         if sure:
             break
     assert best is not None
@@ -70,6 +65,19 @@ def first_sight(
             if quality > best[0] + 0.02:
                 best = quality, parted, dark, local
     return best
+
+
+def on_sheet(grey: np.ndarray, view: View, classify: Classify) -> list[tuple[float, Sheet]]:
+    """Return what is on the one bright sheet in a picture [H, W], if there is one, by share().
+
+    It is seen in three ways, as shadows on it may be wide or narrow.
+    """
+    paper = find_sheet(grey)
+    if paper is None:
+        return []
+    inks = [find_ink(grey, max(grey.shape) / parts, True, view.scale) for parts in (3, 8, 16)]
+    sheets = [Sheet(np.where(paper, ink, 0), classify, None) for ink in inks]
+    return sorted([(sheet.share(), sheet) for sheet in sheets], key=itemgetter(0))
 
 
 def look_closer(

@@ -273,7 +273,22 @@ class Sheet:
         self.groups = [self.groups[index] for index in np.flatnonzero(clear)]
 
     def quality(self, grey: np.ndarray, dark: bool) -> float:
-        """Return the share of the ink of which the network is sure; half if it is like the paper.
+        """Return the share of sure ink; half if it is like the paper in a picture [H, W]."""
+        share = self.share()
+        if not share:
+            return 0.0
+        edge = np.ones(grey.shape, bool)
+        band = max(1, min(grey.shape) // 30)  # a thin frame may be around all
+        edge[band:-band, band:-band] = False
+        digits, paper = draw_mask(grey.shape, self.groups), ~draw_mask(grey.shape, self.dropped)
+        # Where much of the border is no paper, what is between the digits should be.
+        paper &= edge if paper[edge].mean() > 0.67 else ~digits
+        contrast = np.median(grey[paper]) - grey[digits].mean()
+        least = 0.2 * np.ptp(np.percentile(grey, [1, 99]))
+        return share if (contrast if dark else -contrast) > least else share / 2
+
+    def share(self) -> float:
+        """Return the share of the ink of which the network is sure.
 
         Blurred ink counts less, as it is shadow. What was dropped counts little, and least at the
         border, where there may be a desk.
@@ -285,16 +300,7 @@ class Sheet:
         sure = np.array([group.area * self.worth(group) for group in self.groups])
         bad = sum(group.area * (0.02 if group.contact else 0.3) for group in self.dropped)
         share = float(clear @ sure) / (sum(group.area for group in self.groups) + bad)
-        share *= 1 - sum(group.contact for group in self.groups) / (2 * sum(grey.shape))
-        edge = np.ones(grey.shape, bool)
-        band = max(1, min(grey.shape) // 30)  # a thin frame may be around all
-        edge[band:-band, band:-band] = False
-        digits, paper = draw_mask(grey.shape, self.groups), ~draw_mask(grey.shape, self.dropped)
-        # Where much of the border is no paper, what is between the digits should be.
-        paper &= edge if paper[edge].mean() > 0.67 else ~digits
-        contrast = np.median(grey[paper]) - grey[digits].mean()
-        least = 0.2 * np.ptp(np.percentile(grey, [1, 99]))
-        return share if (contrast if dark else -contrast) > least else share / 2
+        return share * (1 - sum(g.contact for g in self.groups) / (2 * sum(self.ink.shape)))
 
     def left_out(self) -> Iterator[Box]:
         """Yield where ink was left out that may be a digit."""

@@ -409,15 +409,17 @@ def test_pencil_on_a_sheet_on_a_desk_is_read():
     assert read(Image.fromarray(np.uint8(np.asarray(page) + grain))) == "27427"
 
 
-@pytest.mark.parametrize("angle", [8, 25])
-def test_a_bright_sheet_on_a_desk_is_no_digit(angle):
+@pytest.mark.parametrize("angle, glare", [(8, 0), (25, 0), (8, 90)])
+def test_a_bright_sheet_on_a_desk_is_no_digit(angle, glare):
     page = Image.new("RGBA", (520, 480))
     page.paste("white", (110, 120, 410, 360))
     for number, digit in enumerate("274"):
         draw(page, digit, (160 + 80 * number, 200, 40, 70), 7, "black")
     page = page.rotate(angle, Image.Resampling.BICUBIC)
-    desk = np.random.default_rng(0).normal(110, 14, (480, 520)).astype(np.uint8)
-    picture = Image.fromarray(desk).convert("RGB")
+    desk = np.random.default_rng(0).normal(110, 14, (480, 520))
+    y, x = np.mgrid[:480, :520]
+    desk += glare * np.exp(-((x - 90) ** 2 + (y - 130) ** 2) / 90**2)  # at a corner of the sheet
+    picture = Image.fromarray(desk.clip(0, 250).astype(np.uint8)).convert("RGB")
     picture.paste(page, mask=page)
     assert read(picture) == "274"
 
