@@ -163,18 +163,34 @@ def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.nd
     lines, thin = level | upright, np.zeros(mask.shape, bool)
     if not lines.any():
         return ink
-    inside = ndimage.distance_transform_edt(mask)
     for pixels, axis in ((level, 0), (upright, 1)):
-        if pixels.any():
-            size = [1, 1]
-            size[axis] = 2 + round(1.5 * max(1, 4 * np.median(inside[pixels]) - 2))
-            thin |= pixels & ~ndimage.grey_opening(mask, size, mode="constant")
+        thin |= _without_strokes(mask, pixels, axis)
     labels, boxes = label(mask & ~thin)
     # Where lines cross each other they are longer too.
     rest = np.bincount(labels.ravel(), lines.ravel()) > 0.6 * np.bincount(labels.ravel())
     rest[0] = False
-    rest[_find_bars(labels, boxes, thin, length / 12)] = True
+    bars = _find_bars(labels, boxes, thin, length / 12)
+    if bars:
+        widths, heights = zip(*(_size(boxes[n]) for n in bars), strict=True)
+        are_upright = sum(heights) > sum(widths)
+        sides = np.isin(labels, bars)  # with digits that touch them
+        if are_upright:
+            sides = _find_level_lines(sides.T, 0.9 * np.median(heights)).T
+        else:
+            sides = _find_level_lines(sides, 0.9 * np.median(widths))
+        thin |= _without_strokes(mask, sides, int(are_upright))
+        rest[np.setdiff1d(bars, labels[sides])] = True  # not quite straight
     return erase(ink, thin | rest[labels])
+
+
+def _without_strokes(mask: np.ndarray, lines: np.ndarray, axis: int) -> np.ndarray:
+    """Return lines [H, W] of a mask without the strokes that cross them, across an axis."""
+    if not lines.any():
+        return lines
+    inside = ndimage.distance_transform_edt(mask)
+    size = [1, 1]
+    size[axis] = 2 + round(1.5 * max(1, 4 * np.median(inside[lines]) - 2))
+    return lines & ~ndimage.grey_opening(mask, size, mode="constant")
 
 
 def _find_bars(
@@ -194,7 +210,7 @@ def _find_bars(
     low = 0.6 * ink_median(heights, np.bincount(labels.ravel())[1:]) if boxes else 0
     bars = {}
     for n, box in boxes.items():
-        wide, tall = sorted((box[2] - box[0], box[3] - box[1]))
+        wide, tall = sorted(_size(box))
         if tall <= least or wide >= 0.4 * tall:
             continue
         bar = (labels[slices(box)] == n) & beside[slices(box)]
@@ -206,6 +222,10 @@ def _find_bars(
     typical = np.median([*bars.values()]) if bars else 0
     alike = [n for n, tall in bars.items() if 0.8 * typical < tall < 1.25 * typical]
     return alike if len(alike) > 2 else []
+
+
+def _size(box: Box) -> tuple[int, int]:
+    return box[2] - box[0], box[3] - box[1]
 
 
 def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:

@@ -691,6 +691,20 @@ def test_the_teeth_of_combs_are_no_digits(digits):
         assert read(page) == expected
 
 
+def test_a_digit_may_touch_the_side_of_its_box():
+    page = Image.new("RGB", (640, 180), "white")
+    lines = ImageDraw.Draw(page)
+    for top in (20, 150):
+        lines.line([(20, top), (620, top)], "grey", 5)
+    for number, digit in enumerate("274247"):
+        lines.line([(20 + 100 * number, 20), (20 + 100 * number, 150)], "grey", 5)
+        draw(page, digit, (78 + 100 * number, 65, 32, 45), 6, "navy")
+    lines.line([(620, 20), (620, 150)], "grey", 5)
+    lines.line([(205, 65), (220, 63)], "navy", 6)  # from a 7 to the right
+    lines.line([(405, 110), (420, 111)], "navy", 6)  # from a 2 too
+    assert read(page) == "274247"
+
+
 def test_smudges_are_no_digits_but_pencil_is(digits):
     pen, pencil = written(digits[:4]), 0.4 * written(digits[4:8])
     smudges = 0.6 * ndimage.gaussian_filter(written(digits[8:12]), 14)
