@@ -12,9 +12,9 @@ from operator import itemgetter
 import numpy as np
 from PIL import Image
 
-from reading.crops import SIDE
+from reading.crops import SIDE, draw
 from reading.groups import SMALLEST, Digit, Reading, View, distance, enclose, in_lines, name_box
-from reading.ink import find_ink, find_sheet, look
+from reading.ink import find_ink, find_sheet, label, look
 from reading.pictures import is_mnist
 from reading.sheet import MAX_DIGITS, Classify, Sheet
 
@@ -24,6 +24,29 @@ WORKING_PIXELS = 3_000_000  # at most, at second sight
 UPRIGHT = 5.2  # most pictures are rated higher, see read_upright(), and on their side lower
 MANY = 6  # digits: of fewer it is hard to say which way up they are
 LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
+
+
+def find_cut_out(picture: Image.Image, classify: Classify) -> Digit | None:
+    """Return the digit of a picture in two tones that was cut along its outline, else None.
+
+    It is one piece of ink that reaches all four sides, but not all four corners as a frame does.
+    """
+    grey = np.asarray(picture.convert("L"), np.float32)
+    low, high = np.percentile(grey, [1, 99])
+    bright = (grey - low) / max(high - low, 1)
+    if ((bright > 0.25) & (bright < 0.75)).mean() > 0.2 or picture.width > 1.5 * picture.height:
+        return None
+    whole = (0, 0, *picture.size)
+    for ink in (bright, 1 - bright):
+        mask = ink > 0.5
+        labels, _ = label(mask)
+        piece = labels == np.argmax(np.bincount(labels.ravel(), mask.ravel()))
+        corners = piece[[0, 0, -1, -1], [0, -1, 0, -1]].all()
+        spans = all(piece.any(axis=axis)[[0, -1]].all() for axis in (0, 1))
+        if spans and not corners and 0.95 * mask.sum() < piece.sum() < 0.7 * mask.size:
+            image = draw(ink, whole, piece)
+            return Digit(whole, image, 1) if classify(image[None]).max() > 0.9 else None
+    return None
 
 
 def first_sight(
@@ -110,6 +133,8 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     """
     if is_mnist(picture):
         return Reading([Digit((0, 0, SIDE, SIDE), np.asarray(picture.convert("L")), 1)], [])
+    if digit := find_cut_out(picture, classify):
+        return Reading([digit], [])
     reading, rating = read_upright(picture, classify)
     if rating > UPRIGHT or len(reading.digits) < MANY / 2:  # a sheet on its side shows more
         return reading
