@@ -168,24 +168,26 @@ def typical_height(groups: list[Group]) -> float:
     """Return the digits' height: the median of all pieces, or that of half of the ink.
 
     The latter if the network is sure of more ink then, as there are more fragments or specks than
-    digits. Bars, lines and what is low do not count.
+    digits. Bars, lines and what is low do not count, and what is at the border, where there may be
+    a desk, the least.
     """
     upright = [group for group in groups if group.width <= 3 * group.height] or groups
     if not upright:
         return 1.0
     heights = np.array([group.height for group in upright])
-    median = float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
-    inner = [group for group in upright if not group.contact]  # there may be a desk
-    if not inner:
-        return median
-    pairs = np.array([(group.height, group.area) for group in inner])
-    tall = ink_median(pairs[:, 0], pairs[:, 1])
+    best = float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
     sure = [group for group in groups if group.worth(0) > 0.8]
-    ink = [
-        sum(g.area for g in sure if SMALLEST * height <= g.height <= LARGEST * height)
-        for height in (median, tall)
-    ]
-    return tall if ink[1] > 1.5 * ink[0] else median
+
+    def ink(height: float) -> int:
+        return sum(g.area for g in sure if SMALLEST * height <= g.height <= LARGEST * height)
+
+    for contact in (0, 0.3):
+        inner = [g for g in upright if g.contact <= contact * (g.width + g.height)]
+        if inner:
+            pairs = np.array([(group.height, group.area) for group in inner])
+            tall = ink_median(pairs[:, 0], pairs[:, 1])
+            best = tall if ink(tall) > 1.5 * ink(best) else best
+    return best
 
 
 def shared_height(first: Box, second: Box) -> float:

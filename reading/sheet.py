@@ -69,7 +69,10 @@ class Sheet:
         least = max(4, SPECK * typical_area(areas, labels))
         chosen = [n for n in boxes if areas[n] >= least]
         if places is not None:
-            chosen = [n for n in chosen if any(distance(boxes[n], p) < REACH for p in places)]
+            height = np.median([place[3] - place[1] for place in places])
+            alike = {n for n in chosen if 0.6 * height < boxes[n][3] - boxes[n][1] < 1.8 * height}
+            near = {n for n in chosen if any(distance(boxes[n], p) < REACH for p in places)}
+            chosen = [n for n in chosen if n in near | alike]
         chosen = sorted(chosen, key=lambda n: -areas[n])[: 3 * MAX_DIGITS]
         return [(boxes[n], labels[slices(boxes[n])] == n) for n in chosen]
 
@@ -97,11 +100,21 @@ class Sheet:
         parts = sum(group.area * self.worth(group) for group in self.groups) / whole.area
         column = whole.height > 3 * max(group.height for group in self.groups)
         large = column or whole.width > 1.5 * whole.height
-        tall = [group for group in self.groups if group.height > 0.75 * whole.height]
-        if any(gap(first.box, second.box, axis=0) >= 0 for first, second in combinations(tall, 2)):
-            return  # digits side by side
-        if chained and not large and whole.confidence > parts:
+        if chained and not large and whole.confidence > parts and not self.has_two(whole):
             self.groups, self.height = [whole], whole.height
+
+    def has_two(self, whole: Group) -> bool:
+        """Return whether two of its groups seem digits: side by side, or one above the other."""
+        for pair in combinations(self.groups, 2):
+            across, down = (gap(pair[0].box, pair[1].box, axis) for axis in (0, 1))
+            low = min(group.height for group in pair) / whole.height
+            if across >= 0 and low > 0.75:
+                return True
+            broad = all(group.width > 0.4 * group.height for group in pair)
+            sure = min(map(self.worth, pair)) > 0.9
+            if down >= 0 and low > 0.4 and broad and sure and whole.height > 2 * whole.width:
+                return True
+        return False
 
     def join_pairs(self) -> None:
         """Put two pieces together where the network is surer of the whole, the surest first."""
@@ -245,7 +258,8 @@ class Sheet:
         if group.is_low(self.height) or group.height > LARGEST * self.height:
             return False
         if self.places and all(distance(group.box, place) >= 0 for place in self.places):
-            return False
+            wide = 0.4 * group.height < group.width < 1.2 * group.height
+            return wide and group.confidence > 0.99 and not group.contact
         contact = group.contact / (group.width + group.height)
         if len(self.groups) == 1 or contact == 0:
             return contact < 0.9  # what has more is a surface, not a stroke
@@ -307,7 +321,7 @@ class Sheet:
         for group in self.dropped:
             thin = min(group.mask.shape) < 0.1 * max(group.mask.shape)
             tall = group.height / self.height
-            if group.confidence > 0.9 and 0.3 < tall < LARGEST and not thin:
+            if group.confidence > 0.9 and 0.3 < tall < 2 * LARGEST and not thin:
                 yield group.box
 
     def unread(self, view: View) -> Iterator[str]:

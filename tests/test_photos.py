@@ -517,6 +517,14 @@ def test_a_digit_lost_at_second_sight_is_named(digits, monkeypatch):
     assert warning.startswith("left out what may be a digit, at ")
 
 
+def test_a_digit_that_first_sight_missed_is_found():
+    ink, boxes = np.zeros((90, 220)), [(10, 10, 40, 70), (50, 10, 80, 70), (150, 10, 180, 70)]
+    for box in boxes:
+        frame(ink, box)
+    sheet = photos.Sheet(ink, lambda images: np.full((len(images), 1), 0.995), boxes[:2])
+    assert [group.box for group in sheet.groups] == boxes
+
+
 def test_fragments_do_not_set_the_height_of_digits():
     page = Image.new("RGB", (420, 200), "white")
     for number, digit in enumerate("742"):
@@ -786,6 +794,30 @@ def test_a_wide_digit_is_not_parted():
     draw(page, "2", (120, 40, 66, 64), 7, "black")
     ImageDraw.Draw(page).line([(186, 104), (240, 106)], "black", 7)  # its foot
     assert read(page) == "72"
+
+
+def test_two_digits_above_each_other_are_not_one(digits):
+    five, six = (digit[digit.max(axis=1) > 60] for digit in digits[[15, 11]])
+    column = np.vstack([five, np.zeros((2, 28)), six]) / 255
+    assert read(on_paper(np.pad(np.kron(column, np.ones((8, 8))), 10))) == "56"
+
+
+@pytest.mark.parametrize("colours", [(255, 0), (20, 230)])
+def test_a_digit_cut_along_its_outline_is_read(digits, colours):
+    texts = []
+    for digit in digits[:12]:
+        ink = ndimage.maximum_filter(np.kron(digit, np.ones((6, 6))) / 255, 5)
+        ((rows, columns),) = ndimage.find_objects((ink > 0.5).astype(int))
+        texts.append(read(on_paper(ink[rows, columns], *colours)))
+    assert texts == list("721041495906")
+
+
+def test_specks_do_not_set_the_height_of_a_digit_that_touches_the_edge(digits):
+    ink = np.kron(digits[15], np.ones((8, 8))) / 255
+    ink = ink[:, np.flatnonzero(ink.max(axis=0) > 0.5)[0] :]
+    for y, x in ((8, 60), (12, 140), (200, 120), (210, 20)):
+        ink[y : y + 6, x : x + 6] = 1
+    assert read(on_paper(ink, 215, 70)) == "5"
 
 
 def test_a_digit_that_touches_the_edge_is_read():
