@@ -109,9 +109,10 @@ def look_closer(
     """Return where the digits of a sheet are, so enlarged that they are about 64 pixels tall."""
     low = 0.2 * sheet.height, SMALLEST * sheet.height
     fragments = [g for g in sheet.dropped if low[0] < g.height < low[1] and not g.contact]
-    seen = sheet.groups + fragments  # which may turn out to be parts of one digit
+    tall = [group for group in sheet.dropped if sheet.may_be_tall(group)]
+    seen = sheet.groups + fragments + tall  # fragments may turn out to be parts of one digit
     places = [view.place(group.box) for group in seen]
-    region = view.place(enclose(group.box for group in sheet.groups), sheet.height)
+    region = view.place(enclose(group.box for group in sheet.groups + tall), sheet.height)
     pixels = (region[2] - region[0]) * (region[3] - region[1])
     scale = min(view.scale * HEIGHT / sheet.height, (WORKING_PIXELS / pixels) ** 0.5)
     closer = View(picture.size, region, scale)

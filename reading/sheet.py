@@ -268,6 +268,12 @@ class Sheet:
             return True
         return group.confidence > 0.6 and group.width > 0.1 * group.height and contact < 0.3
 
+    def may_be_tall(self, group: Group) -> bool:
+        """Return whether what is too tall may be a digit, and what is lower are fragments."""
+        slim = 0.2 * group.height < group.width < 1.2 * group.height
+        tall = LARGEST < group.height / self.height < 2 * LARGEST
+        return tall and slim and group.confidence > 0.9 and not group.contact
+
     @cached_property
     def slopes(self) -> np.ndarray:
         """Return how steep the ink rises at each pixel, float [H, W]."""

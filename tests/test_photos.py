@@ -15,7 +15,7 @@ from predict import WEIGHTS, load_classifier
 from reading import photos
 from reading.classifier import classify
 from reading.crops import area_weights, set_stroke, to_mnist
-from reading.groups import in_lines
+from reading.groups import contains, in_lines
 from reading.ink import find_sheet, otsu, remove_lines
 from reading.pictures import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
@@ -523,6 +523,17 @@ def test_a_digit_that_first_sight_missed_is_found():
         frame(ink, box)
     sheet = photos.Sheet(ink, lambda images: np.full((len(images), 1), 0.995), boxes[:2])
     assert [group.box for group in sheet.groups] == boxes
+
+
+def test_second_sight_looks_at_what_seemed_too_tall():
+    ink, tall = np.zeros((200, 300)), (60, 100, 110, 180)
+    for box in [tall, *((10 + 40 * n, 10, 30 + 40 * n, 35) for n in range(6))]:
+        frame(ink, box)
+    sheet = photos.Sheet(ink, lambda images: np.full((len(images), 1), 0.97), None)
+    view = photos.View((300, 200), (0, 0, 300, 200), 1.0)
+    closer, _ = photos.look_closer(on_paper(ink).convert("RGB"), view, sheet, True, False)
+    assert [group.box for group in sheet.dropped] == [tall]
+    assert contains(closer.region, tall)
 
 
 def test_fragments_do_not_set_the_height_of_digits():
