@@ -173,7 +173,7 @@ def read_upright(picture: Image.Image, classify: Classify) -> tuple[Reading, flo
     if closer_sheet.groups:  # else what was seen before stands
         view, sheet = closer, closer_sheet
     if len(sheet.groups) > MAX_DIGITS:
-        raise ValueError(f"more than {MAX_DIGITS} digits; take several pictures of it")
+        raise ValueError(f"more than {MAX_DIGITS} digits; leave out print or take several pictures")
     digits = [
         Digit(view.place(sheet.groups[index].box), sheet.groups[index].image, number)
         for number, line in enumerate(in_lines([group.box for group in sheet.groups]), 1)
