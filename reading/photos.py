@@ -31,12 +31,12 @@ def find_cut_out(picture: Image.Image, classify: Classify) -> Digit | None:
 
     It is one piece of ink that reaches all four sides, but not all four corners as a frame does.
     """
-    grey = np.asarray(picture.convert("L"), np.float32)
+    small = picture.convert("L").reduce(max(1, max(picture.size) // 500))
+    grey = np.asarray(small, np.float32)
     low, high = np.percentile(grey, [1, 99])
     bright = (grey - low) / max(high - low, 1)
     if ((bright > 0.25) & (bright < 0.75)).mean() > 0.2 or picture.width > 1.5 * picture.height:
         return None
-    whole = (0, 0, *picture.size)
     for ink in (bright, 1 - bright):
         mask = ink > 0.5
         labels, _ = label(mask)
@@ -44,8 +44,9 @@ def find_cut_out(picture: Image.Image, classify: Classify) -> Digit | None:
         corners = piece[[0, 0, -1, -1], [0, -1, 0, -1]].all()
         spans = all(piece.any(axis=axis)[[0, -1]].all() for axis in (0, 1))
         if spans and not corners and 0.95 * mask.sum() < piece.sum() < 0.7 * mask.size:
-            image = draw(ink, whole, piece)
-            return Digit(whole, image, 1) if classify(image[None]).max() > 0.9 else None
+            image = draw(ink, (0, 0, *small.size), piece)
+            is_sure = classify(image[None]).max() > 0.9
+            return Digit((0, 0, *picture.size), image, 1) if is_sure else None
     return None
 
 
