@@ -57,10 +57,12 @@ def find_sheet(grey: np.ndarray) -> np.ndarray | None:
             continue
         outline = np.argwhere(sheet & ~ndimage.binary_erosion(sheet, square))
         convexity = sheet.sum() / spatial.ConvexHull(outline).volume
+        if convexity < 0.95:
+            continue
         beside = ndimage.binary_dilation(~sheet, square, iterations=width)
         edge = ndimage.binary_dilation(sheet, square, iterations=6)
         beyond = ndimage.binary_dilation(edge, square, iterations=width) & ~edge
-        if convexity < 0.95 or beside.all() or not beyond.any():
+        if beside.all() or not beyond.any():
             continue
         if np.median(smooth[beyond]) < SHARP * np.median(smooth[sheet & beside]):
             return ~beside
@@ -68,7 +70,7 @@ def find_sheet(grey: np.ndarray) -> np.ndarray | None:
 
 
 def _even_pieces(smooth: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the largest pieces of a picture [H, W] without edges, weak ones and strong ones."""
+    """Yield the pieces of a picture [H, W] without edges, weak ones or strong ones: the largest."""
     slope = np.hypot(*(ndimage.sobel(np.log(smooth + 8), axis) / 8 for axis in (0, 1)))
     for edge in EDGES:
         labels, _ = label(slope < edge)
@@ -159,35 +161,42 @@ def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.nd
         mask: where its lines are searched for.
         length: pixels; lines are longer, and may be dashed.
     """
-    level, upright = _find_level_lines(mask, length), _find_level_lines(mask.T, length).T
-    lines, thin = level | upright, np.zeros(mask.shape, bool)
+    level, upright = (_find_lines(mask, length, axis) for axis in (0, 1))
+    lines = level | upright
     if not lines.any():
         return ink
-    for pixels, axis in ((level, 0), (upright, 1)):
-        thin |= _without_strokes(mask, pixels, axis)
+    inside = ndimage.distance_transform_edt(mask)
+    thin = _without_strokes(mask, inside, level, 0) | _without_strokes(mask, inside, upright, 1)
     labels, boxes = label(mask & ~thin)
     # Where lines cross each other they are longer too.
     rest = np.bincount(labels.ravel(), lines.ravel()) > 0.6 * np.bincount(labels.ravel())
     rest[0] = False
     bars = _find_bars(labels, boxes, thin, length / 12)
     if bars:
-        widths, heights = zip(*(_size(boxes[n]) for n in bars), strict=True)
-        are_upright = sum(heights) > sum(widths)
-        sides = np.isin(labels, bars)  # with digits that touch them
-        if are_upright:
-            sides = _find_level_lines(sides.T, 0.9 * np.median(heights)).T
-        else:
-            sides = _find_level_lines(sides, 0.9 * np.median(widths))
-        thin |= _without_strokes(mask, sides, int(are_upright))
+        sizes = np.array([_size(boxes[n]) for n in bars])
+        axis = int(sizes[:, 1].sum() > sizes[:, 0].sum())  # 1: they are upright
+        sides = _find_lines(np.isin(labels, bars), 0.9 * np.median(sizes[:, axis]), axis)
+        thin |= _without_strokes(mask, inside, sides, axis)  # of digits that touch them
         rest[np.setdiff1d(bars, labels[sides])] = True  # not quite straight
     return erase(ink, thin | rest[labels])
 
 
-def _without_strokes(mask: np.ndarray, lines: np.ndarray, axis: int) -> np.ndarray:
-    """Return lines [H, W] of a mask without the strokes that cross them, across an axis."""
+def _find_lines(mask: np.ndarray, length: float, axis: int) -> np.ndarray:
+    """Return which pixels of a mask [H, W] are in lines, level (0) or upright (1)."""
+    return _find_level_lines(mask.T, length).T if axis else _find_level_lines(mask, length)
+
+
+def _without_strokes(
+    mask: np.ndarray, inside: np.ndarray, lines: np.ndarray, axis: int
+) -> np.ndarray:
+    """Return lines bool [H, W] without the strokes that cross them, level (0) or upright (1) lines.
+
+    Args:
+        mask: in which the lines are.
+        inside: how far each of its pixels is from its edge, float [H, W].
+    """
     if not lines.any():
         return lines
-    inside = ndimage.distance_transform_edt(mask)
     size = [1, 1]
     size[axis] = 2 + round(1.5 * max(1, 4 * np.median(inside[lines]) - 2))
     return lines & ~ndimage.grey_opening(mask, size, mode="constant")

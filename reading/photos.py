@@ -5,8 +5,10 @@ their ink is dark or bright; then so that they are about 64 pixels tall, whateve
 Which ink is ink the network decides: it should be sure of much of it.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
+from functools import cache
 from operator import itemgetter
 
 import numpy as np
@@ -39,12 +41,13 @@ def find_cut_out(picture: Image.Image, classify: Classify) -> Digit | None:
         return None
     for ink in (bright, 1 - bright):
         mask = ink > 0.5
-        labels, _ = label(mask)
-        piece = labels == np.argmax(np.bincount(labels.ravel(), mask.ravel()))
+        labels, boxes = label(mask)
+        largest = int(np.argmax(np.bincount(labels.ravel(), mask.ravel())))
+        piece, whole = labels == largest, (0, 0, *small.size)
         corners = piece[[0, 0, -1, -1], [0, -1, 0, -1]].all()
-        spans = all(piece.any(axis=axis)[[0, -1]].all() for axis in (0, 1))
+        spans = boxes.get(largest) == whole
         if spans and not corners and 0.95 * mask.sum() < piece.sum() < 0.7 * mask.size:
-            image = draw(ink, (0, 0, *small.size), piece)
+            image = draw(ink, whole, piece)
             is_sure = classify(image[None]).max() > 0.9
             return Digit((0, 0, *picture.size), image, 1) if is_sure else None
     return None
@@ -61,10 +64,14 @@ def first_sight(
     grey = look(picture, view.region, view.scale)
     best: tuple[float, Sheet, bool, bool] | None = None
     seen = []  # sheets of few groups
+
+    @cache
+    def find(parts: int, dark: bool) -> np.ndarray:
+        return find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
+
     for parts in (3, 8, 0):
         for dark in (True, False):
-            ink = find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
-            sheet = Sheet(ink, classify, None)
+            sheet = Sheet(find(parts, dark), classify, None)
             if len(sheet.groups) < MANY:
                 seen.append((sheet, dark, parts > 0))
             quality = sheet.quality(grey, dark)
@@ -73,9 +80,9 @@ def first_sight(
         assert best is not None
         sure = best[0] > 0.9
         if parts == 3 and not (sure and best[2]):  # what is bright may be the sheet itself
-            for quality, sheet in on_sheet(grey, view, classify)[-1:]:
-                if quality > max(0.8, best[0]):
-                    return quality, sheet, True, True
+            found = on_sheet(grey, find, classify)
+            if found and found[0] > max(0.8, best[0]):
+                return *found, True, True
         if sure:
             break
     assert best is not None
@@ -91,17 +98,22 @@ def first_sight(
     return best
 
 
-def on_sheet(grey: np.ndarray, view: View, classify: Classify) -> list[tuple[float, Sheet]]:
-    """Return what is on the one bright sheet in a picture [H, W], if there is one, by share().
+def on_sheet(
+    grey: np.ndarray, find: Callable[[int, bool], np.ndarray], classify: Classify
+) -> tuple[float, Sheet] | None:
+    """Return what is on the one bright sheet in a picture [H, W], by share(); None without one.
 
     It is seen in three ways, as shadows on it may be wide or narrow.
+
+    Args:
+        find: returns the ink that stands out from a given part of the picture, dark or bright.
     """
     paper = find_sheet(grey)
     if paper is None:
-        return []
-    inks = [find_ink(grey, max(grey.shape) / parts, True, view.scale) for parts in (3, 8, 16)]
-    sheets = [Sheet(np.where(paper, ink, 0), classify, None) for ink in inks]
-    return sorted([(sheet.share(), sheet) for sheet in sheets], key=itemgetter(0))
+        return None
+    inks = [np.where(paper, find(parts, True), 0) for parts in (16, 8, 3)]
+    sheets = [Sheet(ink, classify, None) for ink in inks]
+    return max(((sheet.share(), sheet) for sheet in sheets), key=itemgetter(0))
 
 
 def look_closer(

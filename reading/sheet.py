@@ -70,9 +70,12 @@ class Sheet:
         chosen = [n for n in boxes if areas[n] >= least]
         if places is not None:
             height = np.median([place[3] - place[1] for place in places])
-            alike = {n for n in chosen if 0.6 * height < boxes[n][3] - boxes[n][1] < 1.8 * height}
-            near = {n for n in chosen if any(distance(boxes[n], p) < REACH for p in places)}
-            chosen = [n for n in chosen if n in near | alike]
+            chosen = [
+                n
+                for n in chosen
+                if 0.6 * height < boxes[n][3] - boxes[n][1] < 1.8 * height
+                or any(distance(boxes[n], place) < REACH for place in places)
+            ]
         chosen = sorted(chosen, key=lambda n: -areas[n])[: 3 * MAX_DIGITS]
         return [(boxes[n], labels[slices(boxes[n])] == n) for n in chosen]
 
