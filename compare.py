@@ -71,6 +71,8 @@ def draw_plots(
     comparison: Comparison, predictions: Mapping[str, Predictions], test: Split
 ) -> dict[str, bytes]:
     """Return every plot of a comparison, name -> PNG; test is as loaded."""
+    from scipy import stats
+
     from comparison import plots  # here, as matplotlib takes long to import
 
     settings, networks = comparison.setup["settings"], comparison.networks
@@ -85,7 +87,7 @@ def draw_plots(
         "digits": plots.plot_classes(classes),
         "hard_images": plots.plot_hard_images(
             hard_images(networks), images, labels,
-            {name: analysis.majority(of.classes) for name, of in predictions.items()}, note,
+            {name: stats.mode(of.classes).mode for name, of in predictions.items()}, note,
         ),
     }  # fmt: skip
     if settings["epochs"] > 1:  # a curve of one point is none
@@ -100,7 +102,7 @@ def draw_plots(
         caption = f"{title}: the most confident mistakes (seed {seed}{note})"
         mistakes = plots.plot_misclassified(caption, images, labels, predicted.probabilities)
         pictures[f"misclassified_{name}"] = mistakes
-        if name == "LeNet5":
+        if name == "LeNet5" and "conv1.weight" in predicted.weights:  # as it is shipped
             weight, bias = predicted.weights["conv1.weight"], predicted.weights["conv1.bias"]
             maps = torch.relu(torch.nn.functional.conv2d(prepared[:1], weight, bias))[0]
             pictures[f"filters_{name}"] = plots.plot_filters(
@@ -114,7 +116,7 @@ def compare_seeds(flags: argparse.Namespace) -> None:
     all_args = plan_runs(flags)
     args = all_args[0]
     splits = load_splits(args.data_dir, args.val_size)
-    group = group_folder(args, [digest(split) for split in splits])
+    group = group_folder(args, [digest(split) for split in splits], run)
     jobs = {run_folder(args, group): args for args in all_args}
     failed = train_all(run, jobs, flags.at_once, flags.cluster)
     finished = {folder: args for folder, args in jobs.items() if folder not in failed}
@@ -158,7 +160,7 @@ def runs_table(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
 
 def compare_runs(names: list[str]) -> None:
     """Print and draw runs of main.py, finished or not, beside each other."""
-    checkpoints = {}
+    folders = []
     for name in names:
         folder = Path(name) if has_checkpoint(Path(name)) else RUNS / name
         if not has_checkpoint(folder):
@@ -167,11 +169,16 @@ def compare_runs(names: list[str]) -> None:
                 f"--runs {name}: no such run in {RUNS.resolve()}, which has "
                 f"{', '.join(there) or 'none'}"
             )
-        checkpoints[folder.name] = load_checkpoint(folder)
+        folders.append(folder)
+    short = [folder.name for folder in folders]
+    unique = len(set(short)) == len(set(folders))
+    checkpoints = {
+        folder.name if unique else str(folder): load_checkpoint(folder) for folder in folders
+    }
     print(runs_table(checkpoints), flush=True)
     from comparison.plots import plot_runs  # here, as matplotlib takes long to import
 
-    path = PLOTS / f"runs_{'_'.join(checkpoints)[:100]}.png"
+    path = PLOTS / f"runs_{'_'.join(short)[:100]}.png"
     atomic_write(path, plot_runs({name: run["history"] for name, run in checkpoints.items()}))
     print(f"\n{path}")
 

@@ -39,9 +39,3 @@ def confusion(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     counts = np.zeros((len(CLASSES), len(CLASSES)))
     np.add.at(counts, (np.broadcast_to(labels, predictions.shape), predictions), 1)
     return counts / len(predictions)
-
-
-def majority(predictions: np.ndarray) -> np.ndarray:
-    """Return the class that most runs predict, int [N], from predictions int [R, N]."""
-    votes = [(predictions == label).sum(axis=0) for label in range(len(CLASSES))]
-    return np.argmax(votes, axis=0)

@@ -181,7 +181,6 @@ def plot_hard_images(
         more = ", the first 20" if len(places) > 20 else ""
         title = f"{caption}: {len(places)} image{plural}{more}{note}"
         axis.set_title(title, fontsize=11, loc="left")
-        axis.set(xlim=(0, 400), ylim=(57 * count, 0), aspect="equal")
         axis.axis("off")
         for index, place in enumerate(places[:20]):
             top, left = 57 * (index // 10), 40 * (index % 10)
@@ -195,7 +194,7 @@ def plot_hard_images(
                     CLASSES[classes[place]], ha="center", va="center", fontsize=10, weight="bold",
                     color=colour_of(TITLES, model_type),
                 )  # fmt: skip
-        axis.set(xlim=(0, 400), ylim=(57 * count, 0))  # which imshow has changed
+        axis.set(xlim=(0, 400), ylim=(57 * count, 0), aspect="equal")  # imshow has set others
     patches = [Patch(color=colour_of(TITLES, name), label=TITLES[name]) for name in predictions]
     figure.legend(
         handles=patches, loc="outside lower center", ncols=len(patches), fontsize=10,
@@ -228,7 +227,9 @@ def plot_filters(
         shown = axes[bottom[index]].imshow(result, cmap="gray_r", vmin=0, vmax=maps.max())
     figure.colorbar(drawn, ax=[axes[name] for name in top], label="weight", shrink=0.9)
     figure.colorbar(shown, ax=[axes[name] for name in bottom], label="output", shrink=0.9)
-    figure.suptitle(f"{title}: the learned 5x5 filters, and their outputs after ReLU", fontsize=11)
+    size = "x".join(map(str, filters.shape[1:]))
+    caption = f"{title}: the learned {size} filters, and their outputs after ReLU"
+    figure.suptitle(caption, fontsize=11)
     return to_png(figure)
 
 

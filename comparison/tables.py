@@ -118,9 +118,12 @@ def setup_table(setup: Mapping[str, Any], rows: Mapping[str, str]) -> str:
 
 
 def describe_seeds(seeds: Sequence[int]) -> str:
-    """Return "10 (seeds 0 to 9)"."""
-    ends = f"s {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f" {seeds[0]}"
-    return f"{len(seeds)} (seed{ends})"
+    """Return "10 (seeds 0 to 9)", or "2 (seeds 0, 2)" if one between them is missing."""
+    if len(seeds) == 1:
+        return f"1 (seed {seeds[0]})"
+    complete = len(seeds) == seeds[-1] - seeds[0] + 1
+    names = f"{seeds[0]} to {seeds[-1]}" if complete else ", ".join(map(str, seeds))
+    return f"{len(seeds)} (seeds {names})"
 
 
 def changed_settings(settings: Mapping[str, Any]) -> str:
@@ -138,12 +141,16 @@ def changed_settings(settings: Mapping[str, Any]) -> str:
 def comparison_tables(comparison: Comparison) -> str:
     """Return what is known of the runs: figures, differences, classes, how they were made."""
     networks, settings = comparison.networks, comparison.setup["settings"]
-    seeds = sorted({seed for runs in networks.values() for seed in runs.seeds})
+    counts = {TITLES[name]: describe_seeds(runs.seeds) for name, runs in networks.items()}
+    if len(set(counts.values())) > 1:  # as runs failed
+        runs_done = "; ".join(f"{title} {count}" for title, count in counts.items())
+    else:
+        runs_done = next(iter(counts.values()))
     training = "means over the last epoch, while the weights change"
     if others := trained_on(settings, "loss"):
         training = f"{training}, on {others}"
     rows = {
-        "runs per network": describe_seeds(seeds),
+        "runs per network": runs_done,
         "epochs": str(settings["epochs"]),
         "other settings": changed_settings(settings),
         "train accuracy and loss": training,

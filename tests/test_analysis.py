@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from comparison.analysis import calibration_error, class_counts, confusion, majority
+from comparison.analysis import calibration_error, class_counts, confusion
 
 
 @pytest.mark.parametrize("confidence, classes, expected", [
@@ -24,4 +24,3 @@ def test_confusion_is_the_mean_over_runs_and_rows_are_true_classes():
     counts = confusion(np.array([[4, 9, 9], [9, 9, 9]]), labels)
     assert (counts[4, 4], counts[4, 9], counts[9, 4], counts[9, 9]) == (0.5, 1.5, 0, 1)
     assert counts.sum(axis=1).tolist() == class_counts(labels).tolist()
-    assert majority(np.array([[1, 2], [1, 3], [5, 3]])).tolist() == [1, 3]

@@ -1,6 +1,7 @@
 """compare.py: what its results say of the runs, and what it does with runs that are there."""
 
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -80,6 +81,27 @@ def test_results_say_what_the_weights_do(finished):
     assert all(Image.open(path).width >= 900 for path in group.glob("*.png"))
 
 
+class Renamed(main.MODELS["LeNet5"]):
+    """LeNet-5 as a student may change it: with another first layer, of another name."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv1 = torch.nn.Conv2d(1, 6, 5), torch.nn.Identity()
+
+    def forward(self, images):
+        return super().forward(self.first(images))
+
+
+def test_a_changed_network_is_compared_without_its_filters(
+    small, cli, no_processes, empty_plots, monkeypatch
+):
+    monkeypatch.setitem(main.MODELS, "LeNet5", Renamed)
+    code, _, err = cli(compare, "--models", "LeNet5", "--seeds", 2, "--epochs", 1)
+    assert code == 0, err
+    pictures = {path.stem for path in RUNS.rglob("*.png")}
+    assert "misclassified_LeNet5" in pictures and "filters_LeNet5" not in pictures
+
+
 # --- Runs that are there ----------------------------------------------------------------------
 
 
@@ -102,7 +124,7 @@ def test_a_failed_run_is_reported_and_the_others_are_compared(
     (folder / "checkpoint.pt").write_bytes(b"damaged")
     code, out, err = cli(compare, "--models", "CustomMLP", "--seeds", 3, "--epochs", 1)
     assert code == 2 and re.search(r"1 of 3 runs failed: CustomMLP-\w+-seed1", err)
-    assert "damaged" in err and "| 2 (seeds 0 to 2) |" in out and "Traceback" not in err
+    assert "damaged" in err and "| 2 (seeds 0, 2) |" in out and "Traceback" not in err
 
 
 # --- Runs of main.py --------------------------------------------------------------------------
@@ -133,6 +155,9 @@ def test_runs_of_any_settings_are_shown_beside_each_other(small, cli):
     code, out, _ = cli(compare, "--runs", "slow", "validated")
     assert "| run | lr | val_size | epochs |" in out and "| validation accuracy |" in out
     assert f"|  |  | {histories['validated']['val_loss']:.4f} | " in out
+    shutil.copytree(RUNS / "fast", RUNS / "other/fast")  # of the same name
+    code, out, err = cli(compare, "--runs", "fast", "runs/other/fast")
+    assert code == 0 and "| runs/fast | " in out and "| runs/other/fast | " in out, err
     code, out, err = cli(compare, "--runs", "slow", "fsat")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "--runs fsat" in err and str(RUNS.resolve()) in err and "fast, slow" in err
