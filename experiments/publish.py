@@ -58,6 +58,7 @@ def with_tables(path: Path, tables: Mapping[str, str]) -> bytes:
     for name, table in tables.items():
         before, begin, rest = text.partition(f"<!-- {name}: written by a script -->\n")
         _, end, after = rest.partition(f"\n<!-- end of {name} -->")
+        assert end, f"{path} has no markers of {name}"
         text = f"{before}{begin}{table}{end}{after}"
     return text.encode()
 
@@ -138,10 +139,17 @@ def table_files() -> Files:
 
 
 def is_full(name: str, path: Path) -> bool:
-    """Return whether the JSON of a recipe or study holds all runs, on the shipped data."""
+    """Return whether the JSON of a recipe or study holds all runs, on the shipped data.
+
+    Those of a study are what is published of it: a trial has other settings, or fewer points.
+    """
     if name in STUDIES:
-        setup = load_study(path).setup
-        return setup["shipped"] and setup["seeds"] >= STUDIES[name].SEEDS
+        study, published = load_study(path), load_study(RESULTS / f"{name}.json")
+        has_all = study.accuracies.keys() >= published.accuracies.keys()
+        settings = ("epochs", "steps", "lr", "val_size")
+        alike = all(study.setup.get(key) == published.setup.get(key) for key in settings)
+        enough = study.setup["seeds"] >= STUDIES[name].SEEDS
+        return study.setup["shipped"] and has_all and alike and enough
     comparison = load_comparison(path)
     models = [RECIPES[name]["model_type"]] if "model_type" in RECIPES[name] else list(MODELS)
     fewest = min(len(runs.seeds) for runs in comparison.networks.values())
@@ -149,12 +157,18 @@ def is_full(name: str, path: Path) -> bool:
 
 
 def find_results() -> dict[str, Path]:
-    """Return name -> JSON of the full results in runs/; trials are left out."""
+    """Return name -> JSON of the full results in runs/; say which are trials and left out."""
     data = [digest(split) for split in load_splits(Args.data_dir, 0)]
     paths = {name: RUNS / name / f"{name}.json" for name in STUDIES}
     for recipe, settings in RECIPES.items():
         paths[recipe] = group_folder(Args(**settings), data) / "results.json"
-    return {name: path for name, path in paths.items() if path.is_file() and is_full(name, path)}
+    full = {}
+    for name, path in paths.items():
+        if path.is_file() and is_full(name, path):
+            full[name] = path
+        elif path.is_file():
+            print(f"{path}: a trial of {name}, not published")
+    return full
 
 
 def result_files(name: str, path: Path) -> Files:

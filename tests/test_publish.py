@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, results, study
 
 import compare
 import dataset
@@ -22,23 +22,13 @@ from comparison.results import (
 )
 from comparison.tables import comparison_tables
 from experiments import data_size, pendigits, publish, robustness, weights
-from experiments.study import load_study, pack_study
+from experiments.study import pack_study
 from model import MODELS, TITLES
 from predict import load_images
 from reading.classifier import classify, load_classifier
 from utils.checkpoint import RUNS, load_checkpoint, load_weights
 
 SHOWN = ("baseline", "best", "record")  # of all networks
-
-
-def results(name):
-    """A recipe's published comparison."""
-    return load_comparison(ROOT / f"plots/results/{name}.json")
-
-
-def study(name):
-    """A published study."""
-    return load_study(ROOT / f"plots/results/{name}.json")
 
 
 # --- What is published ------------------------------------------------------------------------
@@ -51,11 +41,23 @@ def test_published_tables_are_those_of_the_published_results(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*main.RECIPES, *publish.STUDIES])
-def test_published_results_are_full_and_come_back_from_json_as_they_were(name):
+def test_published_results_are_full_and_come_back_from_json_as_they_were(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
     path = ROOT / f"plots/results/{name}.json"
     assert publish.is_full(name, path)
     packed = pack_comparison(results(name)) if name in main.RECIPES else pack_study(study(name))
     assert packed == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", publish.STUDIES)
+def test_a_trial_of_a_study_is_not_full(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    fewer, shorter = study(name), study(name)
+    del fewer.accuracies[next(iter(fewer.accuracies))]
+    shorter.setup["steps" if name == "data_size" else "epochs"] = 1
+    for trial in (fewer, shorter):
+        (tmp_path / "trial.json").write_bytes(pack_study(trial))
+        assert not publish.is_full(name, tmp_path / "trial.json")
 
 
 # --- Findings, which are written by hand ------------------------------------------------------
