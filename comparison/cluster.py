@@ -44,19 +44,8 @@ class Job:
 
     run: Run
     args: Any
-    folder: Path
-    identity: str  # what the client's describe_identity() says of it
+    folder: Path  # which says what decides the run's numbers
     token: Path  # a file in the client's runs/, by which a worker knows that it sees the same
-
-
-def describe_identity(run: Run, args: Any, data: Sequence[str]) -> str:
-    """Return what decides the numbers of a run in this process; data are digests of the images."""
-    device = select_device(args.device).type
-    folder = run_folder(args, group_folder(args, data, run))
-    return (
-        f"PyTorch {torch.__version__} on {device}, images {data[0][:8]} and {data[1][:8]}, "
-        f"code and initial weights {folder.parent.name}/{folder.name}"
-    )
 
 
 @functools.cache
@@ -71,10 +60,16 @@ def find_refusal(job: Job) -> str:
         return f"{RUNS.resolve()} is not the client's; all machines must see the same"
     try:
         data = image_digests(job.token, job.args.data_dir, job.args.val_size)
-        identity = describe_identity(job.run, job.args, data)
+        folder = run_folder(job.args, group_folder(job.args, data, job.run))
     except UserError as error:
         return str(error)
-    return "" if identity == job.identity else f"has {identity}; the client has {job.identity}"
+    if folder == job.folder:
+        return ""
+    device = select_device(job.args.device).type
+    return (
+        f"PyTorch {torch.__version__} on {device}, images {data[0][:8]} and {data[1][:8]} and the "
+        f"code there would make it {folder}; the client's is {job.folder}"
+    )
 
 
 def _sent_by_value() -> Callable:
@@ -135,12 +130,7 @@ def train(address: str, run: Run, jobs: Mapping[Path, Any], bar: tqdm) -> Traini
     client = _open_client(address)
     try:
         atomic_write(token, b"")
-        args = next(iter(jobs.values()))
-        data = image_digests(token, args.data_dir, args.val_size)
-        planned = [
-            Job(run, args, folder, describe_identity(run, args, data), token)
-            for folder, args in jobs.items()
-        ]
+        planned = [Job(run, args, folder, token) for folder, args in jobs.items()]
         bar.set_postfix_str(f"{_count_workers(client, address)} workers")
         for example in {job.args.model_type: job for job in planned}.values():
             _check_workers(client, address, pickle.dumps(example))

@@ -85,8 +85,7 @@ def measure(weights: Weights, test: Split) -> dict[tuple[str, str, str, float], 
                 generator = torch.Generator().manual_seed(SEED)
                 perturbed = about.change(pixels, strength, generator)
             for (recipe, model_type), runs in weights.items():
-                # A copy, as normalising changes floats in place.
-                split = Split(perturbed.clone(), test.labels)
+                split = Split(perturbed, test.labels)
                 deskewed = RECIPES[recipe].get("deskew", False)
                 batches = Batches(prepare(split, deskewed, pixels.device), EVALUATION_BATCH)
                 futures = [pool.submit(class_probabilities, model_type, w, batches) for w in runs]

@@ -26,6 +26,8 @@ from PIL import Image
 
 import predict
 from comparison import runs
+from comparison.results import load_comparison
+from experiments.study import load_study
 from utils.command import run_command
 
 ROOT = Path(__file__).parent.parent
@@ -106,6 +108,16 @@ def wait_for(condition):
 def decode(content):
     """Return the pixels of a PNG, by Pillow alone."""
     return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def results(recipe):
+    """Return a recipe's published comparison."""
+    return load_comparison(ROOT / f"plots/results/{recipe}.json")
+
+
+def study(name):
+    """Return a published study."""
+    return load_study(ROOT / f"plots/results/{name}.json")
 
 
 @pytest.fixture(scope="session")

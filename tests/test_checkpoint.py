@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, load_run, run_module, same_run, tree, write_archives
-from hypothesis import given
-from mutations import mutate, mutations
 
 import main
 from main import RECIPES, Args
-from utils.checkpoint import RUNS, load_checkpoint, load_weights
-from utils.files import UserError, acquire_lock
+from utils.checkpoint import RUNS, load_checkpoint
+from utils.files import acquire_lock
 
 pytestmark = pytest.mark.usefixtures("empty_plots")
 MODEL = "LeNet5_regularization"
@@ -187,14 +185,11 @@ def test_data_that_moved_another_device_and_more_threads_are_no_other_run(finish
     assert load_run("done")[1]["settings"]["device"] == "cpu"
 
 
-def test_a_run_of_an_older_version_is_resumed(finished, cli):
+def test_a_run_older_than_a_setting_is_resumed(finished, cli):
     content = load_checkpoint(finished)
-    del content["data"], content["optimizer_type"], content["settings"]["init"]
-    for row in content["history"]:
-        del row["lr"]
+    del content["settings"]["init"]
     torch.save(content, finished / "checkpoint.pt")
     assert cli(main, "--resume", "--name", "done", "--epochs", 3)[0] == 0
-    assert (finished / "metrics.csv").read_text().splitlines()[1].startswith("1,,")
 
 
 # --- Folders and locks ------------------------------------------------------------------------
@@ -225,10 +220,15 @@ def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, ref
 # --- Damage -----------------------------------------------------------------------------------
 
 
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
 DAMAGE = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
     "of another program": lambda path: torch.save({"model": {}}, path),
     "missing": Path.unlink,
+    "one byte of the weights": lambda path: path.write_bytes(flipped(path.read_bytes(), 20_000)),
 }
 
 
@@ -240,18 +240,3 @@ def test_damaged_or_missing_checkpoint_is_refused_as_it_is(finished, refused, da
     err = refused(main, "--resume")
     assert "no checkpoint" in err or "damaged" in err or "has no 'settings'" in err
     assert tree(RUNS) == before
-
-
-@given(operations=mutations())
-def test_damaged_weights_are_refused_or_read_as_they_were(tmp_path_factory, operations):
-    content = (ROOT / "data/weights/CustomMLP.pt").read_bytes()
-    path = tmp_path_factory.getbasetemp() / "damaged.pt"
-    path.write_bytes(mutate(content, operations))
-    try:
-        settings, weights = load_weights(str(path))
-    except UserError as error:
-        assert "damaged" in str(error) and "\n" not in str(error)
-    else:
-        expected_settings, expected = load_weights(str(ROOT / "data/weights/CustomMLP.pt"))
-        assert settings == expected_settings and weights.keys() == expected.keys()
-        assert all(torch.equal(weights[name], expected[name]) for name in weights)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 import compare
 import main
 from comparison import cluster, runs
+from comparison.identity import group_folder, run_folder
 from experiments import ablation, data_size, robustness
 from main import Args
 
@@ -170,7 +171,7 @@ def test_a_worker_with_other_code_is_refused_until_it_is_corrected(machines, hom
     flags = (*FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
     code, _, err = cli(compare, *flags)
     assert (code, err.count("\n")) == (2, 1)
-    assert "1 of 2 workers refused" in err and f"{changed}: has PyTorch" in err
+    assert "1 of 2 workers refused" in err and f"{changed}: PyTorch" in err
     assert not list(Path("runs").rglob("*seed30"))
     (changed / "model.py").write_text(ours)
     Path("runs/gate").touch()
@@ -212,8 +213,8 @@ def test_other_images_runs_or_threads_are_refused(small, monkeypatch, real, tmp_
 
     args, token = Args("CustomMLP", device="cpu"), Path("runs/token")
     data = cluster.image_digests(token, "data", 0)
-    identity = cluster.describe_identity(main.run, args, data)
-    job = cluster.Job(main.run, args, Path("runs/one"), identity, token)
+    folder = run_folder(args, group_folder(args, data))
+    job = cluster.Job(main.run, args, folder, token)
     assert "all machines must see the same" in refusal()
     token.parent.mkdir()
     token.touch()

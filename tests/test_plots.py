@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import results, study
 from matplotlib.text import Text
 
 from comparison import plots
-from comparison.results import class_accuracies, load_comparison
+from comparison.results import class_accuracies
 from experiments import ablation, data_size, robustness
-from experiments.study import load_study
 from model import TITLES
 from utils import plots as shared_plots
 
@@ -35,14 +34,6 @@ def drawn(monkeypatch):
         needed, width, height = figure.get_tightbbox(), *figure.get_size_inches()
         assert min(needed.x0, needed.y0) > -0.02
         assert needed.x1 < width + 0.02 and needed.y1 < height + 0.02
-
-
-def results(recipe):
-    return load_comparison(ROOT / f"plots/results/{recipe}.json")
-
-
-def study(name):
-    return load_study(ROOT / f"plots/results/{name}.json")
 
 
 @pytest.fixture(scope="module")

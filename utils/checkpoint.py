@@ -119,8 +119,7 @@ def save_run(
     torch.save(checkpoint, content)
     atomic_write(folder / "checkpoint.pt", content.getbuffer())
     text = io.StringIO()
-    # Epochs of an older version of this program may lack a column.
-    table = csv.DictWriter(text, history[-1], restval="", lineterminator="\n")
+    table = csv.DictWriter(text, history[-1], lineterminator="\n")
     table.writeheader()
     table.writerows(history)
     atomic_write(folder / "metrics.csv", text.getvalue().encode())
@@ -128,7 +127,8 @@ def save_run(
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Return what save_run() has written, on the CPU; UserError if it is missing or damaged."""
-    return _load(folder / "checkpoint.pt", "optimizer", "generator", "epoch", "history")
+    parts = ("optimizer", "optimizer_type", "generator", "epoch", "history", "data")
+    return _load(folder / "checkpoint.pt", *parts)
 
 
 def _load(path: Path, *parts: str) -> dict[str, Any]:
@@ -178,12 +178,12 @@ def restore(
         return []
     checkpoint = load_checkpoint(folder)
     _check_settings(folder, args, checkpoint)
-    if checkpoint.get("data", data) != data:
+    if checkpoint["data"] != data:
         raise UserError(
             f"{folder}: the images or labels in {args.data_dir} are not those it was trained on; "
             "pass the --data_dir that has them, or start a new run"
         )
-    trained_with, now = checkpoint.get("optimizer_type", "SGD"), type(optimizer).__name__
+    trained_with, now = checkpoint["optimizer_type"], type(optimizer).__name__
     if trained_with != now:
         raise UserError(f"{folder}: was trained with {trained_with}, not with {now}; {NEW_RUN}")
     put_weights(model, checkpoint["model"], str(folder / "checkpoint.pt"))
