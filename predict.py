@@ -21,7 +21,6 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,8 @@ MAX_LISTED = 20  # misclassified images
 # --- Pictures ---------------------------------------------------------------------------------
 
 
-def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any, np.ndarray]:
-    """Return a picture, upright, its Reading, and its digits' probabilities float [N, classes].
+def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any]:
+    """Return a picture, upright, and its Reading.
 
     Raises:
         UserError: if it can't be opened, or shows no digits or too many.
@@ -66,24 +65,25 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any, 
         raise UserError(f"{path}: {error}") from error
     if reading.turned:
         picture = picture.rotate(reading.turned, expand=True)
-    images = np.stack([digit.image for digit in reading.digits])
-    return picture, reading, probabilities(classifier, images)
+    return picture, reading
 
 
-def describe_picture(path: Path, digits: Sequence[Any], shares: np.ndarray) -> str:
+def describe_picture(path: Path, reading: Any) -> str:
     """Return the line for a picture: what was read, and which digit is least certain."""
+    shares = reading.shares
     text = "".join(name_digit(row) for row in shares)
     worst = shares.max(axis=1).argmin()
     percent = 100 * shares[worst].max()
-    if len(digits) == 1:
+    if len(text) == 1:
         return f"{path}: {text} ({percent:.1f} %)"
     # Rounded down, as only certainty is 100 %, and only what is ? below 50 %.
-    least = f"{text[worst]} at line {digits[worst].line}, {int(percent)} %"
-    return f"{path}: {len(digits)} digits, {text} (least certain: {least})"
+    least = f"{text[worst]} at line {reading.digits[worst].line}, {int(percent)} %"
+    return f"{path}: {len(text)} digits, {text} (least certain: {least})"
 
 
-def to_json(path: Path, reading: Any, shares: np.ndarray) -> str:
+def to_json(path: Path, reading: Any) -> str:
     """Return a picture's JSON object; its digits are the best guesses, the uncertain ones too."""
+    shares = reading.shares
     content = {
         "picture": str(path),
         "digits": "".join(CLASSES[label] for label in shares.argmax(axis=1)),
@@ -97,7 +97,7 @@ def to_json(path: Path, reading: Any, shares: np.ndarray) -> str:
     return json.dumps(content)
 
 
-def write_crops(folder: Path, digits: Sequence[Any], shares: np.ndarray) -> str:
+def write_crops(folder: Path, reading: Any) -> str:
     """Write digits as {ID}_{Label}.png, labelled as they were read, with IDs the folder lacks.
 
     Returns:
@@ -106,11 +106,11 @@ def write_crops(folder: Path, digits: Sequence[Any], shares: np.ndarray) -> str:
     names = list_images(folder)
     first = parse_name(names[-1])[0] + 1 if names else 0
     files = {}
-    for number, (digit, label) in enumerate(zip(digits, shares.argmax(axis=1), strict=True), first):
-        files[folder / f"{number:05d}_{label}.png"] = encode_png(digit.image)
+    for number, digit in enumerate(reading.digits, first):
+        files[folder / f"{number:05d}_{digit.shares.argmax()}.png"] = encode_png(digit.image)
     write_all(files)
     written = [path.name for path in files]
-    doubtful = written[shares.max(axis=1).argmin()]
+    doubtful = written[reading.shares.max(axis=1).argmin()]
     return f"{folder}: {written[0]} to {written[-1]}, least certain {doubtful}"
 
 
@@ -122,20 +122,20 @@ def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
     _lock = acquire_lock(flags.crops, timeout=-1) if flags.crops else None
     for path in flags.pictures:
         try:
-            picture, reading, shares = read_picture(classifier, path)
+            picture, reading = read_picture(classifier, path)
         except UserError as error:
             print(error, file=sys.stderr)
             continue
         read += 1
         for warning in reading.warnings:
             print(f"warning: {path}: {warning}", file=sys.stderr)
-        line = describe_picture(path, reading.digits, shares)
-        print(to_json(path, reading, shares) if flags.json else line, flush=True)
+        describe = to_json if flags.json else describe_picture
+        print(describe(path, reading), flush=True)
         if flags.crops:
-            written = write_crops(flags.crops, reading.digits, shares)
+            written = write_crops(flags.crops, reading)
             print(written, file=sys.stderr if flags.json else sys.stdout)
         if len(previews) < plots.MAX_PICTURES:
-            previews.append(plots.make_preview(path.name, picture, reading.digits, shares))
+            previews.append(plots.make_preview(path.name, picture, reading.digits))
     if previews and not flags.json:
         plot = PLOTS / "predictions.png"
         atomic_write(plot, plots.plot_predictions(previews))

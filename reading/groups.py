@@ -32,13 +32,12 @@ class Group:
     box: Box
     mask: np.ndarray  # bool [h, w]
     image: np.ndarray  # uint8 [28, 28]
-    confidence: float
-    label: int  # what the network takes it for
+    shares: np.ndarray  # the network's probabilities, float [classes]
 
     def __post_init__(self) -> None:
         self.height, self.width = self.mask.shape
         self.area = int(self.mask.sum())
-        self.unparted = self.confidence
+        self.confidence = self.unparted = float(self.shares.max())
         left, top, right, bottom = self.box
         sides = [(left == 0, self.mask[:, 0]), (top == 0, self.mask[0]),
                  (right == self.shape[1], self.mask[:, -1]),
@@ -67,11 +66,15 @@ class Group:
 
 
 class Digit(NamedTuple):
-    """A digit found in a picture: its box there, its image uint8 [28, 28], its line from 1."""
+    """A digit found in a picture: its box there, and its line from 1.
+
+    As well as its image uint8 [28, 28], and the network's probabilities for it, float [classes].
+    """
 
     box: Box
     image: np.ndarray
-    line: int
+    shares: np.ndarray
+    line: int = 1
 
 
 class Reading(NamedTuple):
@@ -83,6 +86,11 @@ class Reading(NamedTuple):
     digits: list[Digit]
     warnings: list[str]
     turned: int = 0
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Return the digits' probabilities, float [N, classes]."""
+        return np.stack([digit.shares for digit in self.digits])
 
 
 class View(NamedTuple):
@@ -107,14 +115,6 @@ class View(NamedTuple):
         return x, y, right, bottom
 
 
-def draw_mask(shape: tuple[int, ...], groups: list[Group]) -> np.ndarray:
-    """Return the ink of all groups, bool [H, W] of that shape."""
-    mask = np.zeros(shape, bool)
-    for group in groups:
-        mask[slices(group.box)] |= group.mask
-    return mask
-
-
 def enclose(boxes: Iterable[Box]) -> Box:
     """Return the smallest box around boxes."""
     left, top, right, bottom = zip(*boxes, strict=True)
@@ -131,14 +131,20 @@ def grow(box: Box, margin: int) -> Box:
     return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
-def unite(groups: Iterable[Group]) -> tuple[Box, np.ndarray]:
-    """Return the box around groups, and their ink in it, bool [h, w]."""
-    left, top, right, bottom = box = enclose(group.box for group in groups)
+def draw_mask(groups: Iterable[Group], box: Box) -> np.ndarray:
+    """Return the ink of groups in a box around them, bool [h, w]."""
+    left, top, right, bottom = box
     mask = np.zeros((bottom - top, right - left), bool)
     for group in groups:
         x, y, x_end, y_end = group.box
         mask[y - top : y_end - top, x - left : x_end - left] |= group.mask
-    return box, mask
+    return mask
+
+
+def unite(groups: Iterable[Group]) -> tuple[Box, np.ndarray]:
+    """Return the box around groups, and their ink in it, bool [h, w]."""
+    box = enclose(group.box for group in groups)
+    return box, draw_mask(groups, box)
 
 
 def trim(box: Box, mask: np.ndarray) -> tuple[Box, np.ndarray]:
@@ -174,19 +180,19 @@ def typical_height(groups: list[Group]) -> float:
     upright = [group for group in groups if group.width <= 3 * group.height] or groups
     if not upright:
         return 1.0
-    heights = np.array([group.height for group in upright])
-    best = float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
     sure = [group for group in groups if group.worth(0) > 0.8]
 
     def ink(height: float) -> int:
         return sum(g.area for g in sure if SMALLEST * height <= g.height <= LARGEST * height)
 
-    for contact in (0, 0.3):
+    best = 0.0
+    for contact in (0, 0.3, 1):
         inner = [g for g in upright if g.contact <= contact * (g.width + g.height)]
         if inner:
-            pairs = np.array([(group.height, group.area) for group in inner])
-            tall = ink_median(pairs[:, 0], pairs[:, 1])
-            best = tall if ink(tall) > 1.5 * ink(best) else best
+            heights, areas = np.array([(group.height, group.area) for group in inner]).T
+            median = float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
+            for height in (median, ink_median(heights, areas)):
+                best = height if not best or ink(height) > 1.5 * ink(best) else best
     return best
 
 

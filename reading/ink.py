@@ -353,7 +353,7 @@ def _remove_rows(ink: np.ndarray) -> np.ndarray:
     # A stroke from side to side of a picture that a digit fills is wider than a line.
     wide = max(3, min(ink.shape) // 12)
     best[ndimage.binary_opening(best > 0.5 * ink.max(), np.ones(wide))] = 0
-    if not best.any():
+    if best.max() <= 0.05 * ink.max():  # noise
         return ink
     best = ndimage.maximum_filter1d(best, 3)  # between two rows a line seems fainter than it is
     starts = -np.round(best_slope * np.arange(width)).astype(int) % height

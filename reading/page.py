@@ -1,6 +1,6 @@
 """The web page on which people draw digits, see what three networks predict, and collect images.
 
-reading/page.html is the template. It computes what model.py, utils/augment.py, reading/photos.py
+reading/page.html is the template. It computes what model.py, utils/augment.py, reading/crops.py
 and comparison/stats.py compute, in JavaScript; here the weights and the test images are put in.
 """
 

@@ -8,13 +8,13 @@ Which ink is ink the network decides: it should be sure of much of it.
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
-from functools import cache
-from operator import itemgetter
+from functools import cache, cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from reading.crops import SIDE, draw
+from reading.crops import SIDE, crop, draw
 from reading.groups import SMALLEST, Digit, Reading, View, distance, enclose, in_lines, name_box
 from reading.ink import find_ink, find_sheet, label, look
 from reading.pictures import is_mnist
@@ -48,78 +48,99 @@ def find_cut_out(picture: Image.Image, classify: Classify) -> Digit | None:
         spans = boxes.get(largest) == whole
         if spans and not corners and 0.95 * mask.sum() < piece.sum() < 0.7 * mask.size:
             image = draw(ink, whole, piece)
-            is_sure = classify(image[None]).max() > 0.9
-            return Digit((0, 0, *picture.size), image, 1) if is_sure else None
+            (shares,) = classify(image[None])
+            return Digit((0, 0, *picture.size), image, shares) if shares.max() > 0.9 else None
     return None
 
 
-def first_sight(
-    picture: Image.Image, view: View, classify: Classify
-) -> tuple[float, Sheet, bool, bool]:
-    """Return how ink is best distinguished from paper: quality, sheet, whether dark, whether local.
+class Glance:
+    """A whole picture at a scale: brightness, sheet, and ink, distinguished in six ways.
+
+    Each is found once, and turned with the picture by quarters to the left.
+    """
+
+    def __init__(self, picture: Image.Image, scale: float) -> None:
+        self.scale = scale
+        self.grey = look(picture, (0, 0, *picture.size), scale)
+        self.inks: dict[tuple[int, bool], np.ndarray] = {}
+
+    def ink(self, parts: int, dark: bool) -> np.ndarray:
+        """Return the ink that stands out from a part of the picture; 0: from all of it."""
+        if (parts, dark) not in self.inks:
+            size = max(self.grey.shape) / parts if parts else 0
+            self.inks[parts, dark] = find_ink(self.grey, size, dark, self.scale)
+        return self.inks[parts, dark]
+
+    @cached_property
+    def paper(self) -> np.ndarray | None:
+        """Which pixels are on the one bright sheet in the picture; None without one."""
+        return find_sheet(self.grey)
+
+
+class Sight(NamedTuple):
+    """How ink is distinguished from paper, and what is seen then."""
+
+    quality: float  # the share of sure ink
+    sheet: Sheet
+    dark: bool
+    local: bool  # it stands out from its surroundings, else from the whole picture
+    paper: np.ndarray | None = None  # beyond which nothing counts, bool [H, W]; None: all counts
+
+
+def first_sight(glance: Glance, quarters: int, classify: Classify) -> Sight:
+    """Return how ink is best distinguished from paper.
 
     The ink is dark or bright, and stands out from its surroundings, wide or narrow, or from the
     whole picture; or it is dark and on a sheet, beyond which nothing counts.
     """
-    grey = look(picture, view.region, view.scale)
-    best: tuple[float, Sheet, bool, bool] | None = None
-    seen = []  # sheets of few groups
-
-    @cache
-    def find(parts: int, dark: bool) -> np.ndarray:
-        return find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
-
+    grey = np.rot90(glance.grey, quarters)
+    best: Sight | None = None
+    seen: list[Sight] = []  # of few groups
     for parts in (3, 8, 0):
         for dark in (True, False):
-            sheet = Sheet(find(parts, dark), classify, None)
+            sheet = Sheet(np.rot90(glance.ink(parts, dark), quarters), classify)
+            sight = Sight(sheet.quality(grey, dark), sheet, dark, parts > 0)
             if len(sheet.groups) < MANY:
-                seen.append((sheet, dark, parts > 0))
-            quality = sheet.quality(grey, dark)
-            if best is None or quality > best[0] + 0.02:
-                best = quality, sheet, dark, parts > 0
+                seen.append(sight)
+            if best is None or sight.quality > best.quality + 0.02:
+                best = sight
         assert best is not None
-        sure = best[0] > 0.9
-        if parts == 3 and not (sure and best[2]):  # what is bright may be the sheet itself
-            found = on_sheet(grey, find, classify)
-            if found and found[0] > max(0.8, best[0]):
-                return *found, True, True
+        sure = best.quality > 0.9
+        if parts == 3 and not (sure and best.dark):  # what is bright may be the sheet itself
+            found = on_sheet(glance, quarters, classify)
+            if found and found.quality > max(0.8, best.quality):
+                return found
         if sure:
             break
     assert best is not None
-    for sheet, dark, local in seen:
-        if best[0] > 0.9:
+    for sight in seen:
+        if best.quality > 0.9:
             break
-        parted = copy(sheet)
+        parted = copy(sight.sheet)
         parted.part()  # where most digits touch each other little is sure before
-        if len(parted.groups) > len(sheet.groups):
-            quality = parted.quality(grey, dark)
-            if quality > best[0] + 0.02:
-                best = quality, parted, dark, local
+        if len(parted.groups) > len(sight.sheet.groups):
+            quality = parted.quality(grey, sight.dark)
+            if quality > best.quality + 0.02:
+                best = sight._replace(quality=quality, sheet=parted)
     return best
 
 
-def on_sheet(
-    grey: np.ndarray, find: Callable[[int, bool], np.ndarray], classify: Classify
-) -> tuple[float, Sheet] | None:
-    """Return what is on the one bright sheet in a picture [H, W], by share(); None without one.
+def on_sheet(glance: Glance, quarters: int, classify: Classify) -> Sight | None:
+    """Return what is on the one bright sheet in a picture; None without one.
 
     It is seen in three ways, as shadows on it may be wide or narrow.
-
-    Args:
-        find: returns the ink that stands out from a given part of the picture, dark or bright.
     """
-    paper = find_sheet(grey)
-    if paper is None:
+    if glance.paper is None:
         return None
-    inks = [np.where(paper, find(parts, True), 0) for parts in (16, 8, 3)]
-    sheets = [Sheet(ink, classify, None) for ink in inks]
-    return max(((sheet.share(), sheet) for sheet in sheets), key=itemgetter(0))
+    inks = [np.where(glance.paper, glance.ink(parts, True), 0) for parts in (16, 8, 3)]
+    sheets = [Sheet(np.rot90(ink, quarters), classify) for ink in inks]
+    sheet = max(sheets, key=Sheet.share)
+    return Sight(sheet.share(), sheet, True, True, np.rot90(glance.paper, quarters))
 
 
-def look_closer(
-    picture: Image.Image, view: View, sheet: Sheet, dark: bool, local: bool
-) -> tuple[View, Sheet]:
-    """Return where the digits of a sheet are, so enlarged that they are about 64 pixels tall."""
+def look_closer(picture: Image.Image, view: View, sight: Sight) -> tuple[View, Sheet]:
+    """Return where digits that were seen are, so enlarged that they are about 64 pixels tall."""
+    sheet = sight.sheet
     low = 0.2 * sheet.height, SMALLEST * sheet.height
     fragments = [g for g in sheet.dropped if low[0] < g.height < low[1] and not g.contact]
     tall = [group for group in sheet.dropped if sheet.may_be_tall(group)]
@@ -129,7 +150,11 @@ def look_closer(
     pixels = (region[2] - region[0]) * (region[3] - region[1])
     scale = min(view.scale * HEIGHT / sheet.height, (WORKING_PIXELS / pixels) ** 0.5)
     closer = View(picture.size, region, scale)
-    ink = find_ink(look(picture, region, scale), 0.6 * HEIGHT if local else 0, dark, scale, HEIGHT)
+    size = 0.6 * HEIGHT if sight.local else 0
+    ink = find_ink(look(picture, region, scale), size, sight.dark, scale, HEIGHT)
+    if sight.paper is not None:
+        box = crop(sight.paper, view.find(region))
+        ink *= np.asarray(Image.fromarray(box).resize(ink.shape[::-1]), bool)
     return closer, Sheet(ink, sheet.classify, [closer.find(place) for place in places])
 
 
@@ -146,56 +171,68 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         ValueError: if there are none or more; its text says so.
     """
     if is_mnist(picture):
-        return Reading([Digit((0, 0, SIDE, SIDE), np.asarray(picture.convert("L")), 1)], [])
+        image = np.array(picture.convert("L"))
+        return Reading([Digit((0, 0, SIDE, SIDE), image, *classify(image[None]))], [])
     if digit := find_cut_out(picture, classify):
         return Reading([digit], [])
-    reading, rating = read_upright(picture, classify)
+    glances = cache(partial(Glance, picture))
+    reading, rating = read_upright(picture, 0, glances, classify)
     if rating > UPRIGHT or len(reading.digits) < MANY / 2:  # a sheet on its side shows more
         return reading
     turned = picture
-    for degrees in (90, 180, 270):
+    for quarters in (1, 2, 3):
         turned = turned.transpose(Image.Transpose.ROTATE_90)
         with suppress(ValueError):  # no digits this way up
-            other, other_rating = read_upright(turned, classify)
+            other, other_rating = read_upright(turned, quarters, glances, classify)
             if len(other.digits) >= MANY and other_rating > rating + 1:
+                degrees = 90 * quarters
                 note = f"turned by {degrees} degrees to the left, where its digits are upright"
                 reading = Reading(other.digits, [note, *other.warnings], degrees)
                 rating = other_rating
+        if rating > UPRIGHT + 1:
+            break  # none is rated so much higher
     return reading
 
 
-def read_upright(picture: Image.Image, classify: Classify) -> tuple[Reading, float]:
+def read_upright(
+    picture: Image.Image, quarters: int, glances: Callable[[float], Glance], classify: Classify
+) -> tuple[Reading, float]:
     """Return the digits of a picture as it is, see find_digits(), and how upright they seem.
 
     That is the share of the ink of which the network is sure times the mean of -log(1 - p) over the
     digits, p being its confidence: it is confident of digits on their side too, but less so.
+
+    Args:
+        picture: turned by so many quarters to the left.
+        glances: returns what it looks like at a scale, not turned.
     """
     width, height = picture.size
     longest = min(max(picture.size), 2 * (width * height) ** 0.5)  # a strip is seen larger
     scale = min(FIRST_SIDES[1] / longest, max(1.0, min(8.0, FIRST_SIDES[0] / longest)))
     view = View(picture.size, (0, 0, *picture.size), scale)
-    quality, sheet, dark, local = first_sight(picture, view, classify)
-    if quality < 0.6 and scale < 0.6:  # the digits may be too small to be seen
+    sight = first_sight(glances(view.scale), quarters, classify)
+    if sight.quality < 0.6 and scale < 0.6:  # the digits may be too small to be seen
         view = view._replace(scale=2 * scale)
-        quality, sheet, dark, local = first_sight(picture, view, classify)
-    if quality < LEAST or not sheet.groups:
+        sight = first_sight(glances(view.scale), quarters, classify)
+    sheet = sight.sheet
+    if sight.quality < LEAST or not sheet.groups:
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")
     left_out, unread = [view.place(box) for box in sheet.left_out()], list(sheet.unread(view))
     seen = [view.place(group.box) for group in sheet.groups if group.confidence > 0.9]
-    closer, closer_sheet = look_closer(picture, view, sheet, dark, local)
+    closer, closer_sheet = look_closer(picture, view, sight)
     if closer_sheet.groups:  # else what was seen before stands
         view, sheet = closer, closer_sheet
     if len(sheet.groups) > MAX_DIGITS:
         raise ValueError(f"more than {MAX_DIGITS} digits; leave out print or take several pictures")
     digits = [
-        Digit(view.place(sheet.groups[index].box), sheet.groups[index].image, number)
+        Digit(view.place(group.box), group.image, group.shares, number)
         for number, line in enumerate(in_lines([group.box for group in sheet.groups]), 1)
-        for index in line
+        for group in (sheet.groups[index] for index in line)
     ]
     left_out += [box for box in seen if all(distance(box, digit.box) >= 0 for digit in digits)]
     # On their side digits are wide, and their parts look like digits.
     confidences = np.array([group.unparted for group in sheet.groups])
-    rating = quality * float(-np.log(1.0001 - confidences).mean())
+    rating = sight.quality * float(-np.log(1.0001 - confidences).mean())
     notes = [f"left out what may be a digit, at {name_box(box)}" for box in left_out]
     unread = unread or list(sheet.unread(view))
     return Reading(digits, [*notes, *sheet.doubtful(view), *unread]), rating

@@ -35,10 +35,11 @@ def open_picture(path: Path) -> Image.Image:
         from pillow_heif import register_heif_opener
 
         register_heif_opener()
+    Image.init()  # so that it knows the formats that this Pillow can open
     try:
         with (
             warnings.catch_warnings(action="ignore"),
-            Image.open(path, formats=[name for name in FORMATS if name in _formats()]) as image,
+            Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image,
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
@@ -56,12 +57,6 @@ def open_picture(path: Path) -> Image.Image:
     except Exception as error:  # a broken file makes Pillow raise almost anything
         reason = str(error).replace("\n", " ") or type(error).__name__
         raise UserError(f"{path}: not a picture, or damaged ({reason})") from error
-
-
-def _formats() -> set[str]:
-    """Return the formats that this Pillow can open."""
-    Image.init()
-    return set(Image.OPEN)
 
 
 def _set_upright(image: Image.Image) -> Image.Image:

@@ -23,22 +23,19 @@ class Preview(NamedTuple):
     """A picture that was read, as it is drawn.
 
     The picture may be a reduced copy of one of that size in pixels, in which the digits have their
-    boxes (left, top, right, bottom); shares are the probabilities float [N, classes].
+    boxes.
     """
 
     name: str
     picture: Image.Image
     size: tuple[int, int]
     digits: Sequence[Any]
-    shares: np.ndarray
 
 
-def make_preview(
-    name: str, picture: Image.Image, digits: Sequence[Any], shares: np.ndarray
-) -> Preview:
+def make_preview(name: str, picture: Image.Image, digits: Sequence[Any]) -> Preview:
     """Return the preview of a picture, reduced if it is large, as previews are kept."""
     small = picture.reduce(-(-max(picture.size) // PREVIEW_SIDE))
-    return Preview(name, small, picture.size, digits, shares)
+    return Preview(name, small, picture.size, digits)
 
 
 def plot_predictions(previews: Sequence[Preview]) -> bytes:
@@ -91,11 +88,11 @@ def _draw_picture(axis: Any, preview: Preview) -> None:
     width, height = preview.size
     axis.imshow(preview.picture, extent=(0, width, height, 0), aspect="auto")
     points = 72 * axis.bbox.height / axis.figure.dpi / height  # per pixel
-    for digit, shares in zip(preview.digits, preview.shares, strict=True):
+    for digit in preview.digits:
         left, top, right, bottom = digit.box
-        text, colour = name_digit(shares), COLOUR
-        if shares.max() < DOUBTFUL:
-            text, colour = f"{text} {int(100 * shares.max())} %", DOUBTFUL_COLOUR
+        text, colour = name_digit(digit.shares), COLOUR
+        if digit.shares.max() < DOUBTFUL:
+            text, colour = f"{text} {int(100 * digit.shares.max())} %", DOUBTFUL_COLOUR
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour))
         size = np.clip(0.35 * (bottom - top) * points, 6, 12)
         label = {"facecolor": colour, "lw": 0, "pad": 1}
@@ -106,7 +103,8 @@ def _draw_picture(axis: Any, preview: Preview) -> None:
 def _draw_tiles(axis: Any, preview: Preview) -> None:
     """Draw digits 1 x 1 in rows, each under its prediction and over bars of its probabilities."""
     bar = 1 / len(CLASSES)
-    for index, (digit, shares) in enumerate(zip(preview.digits, preview.shares, strict=True)):
+    for index, digit in enumerate(preview.digits):
+        shares = digit.shares
         row, column = divmod(index, TILE_COLUMNS)
         x, y = TILE_WIDTH * column + 0.1, TILE_HEIGHT * row + 0.2
         axis.imshow(digit.image, cmap="gray", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))

@@ -3,7 +3,7 @@
 What is ambiguous the network decides: which pieces belong together, where touching digits part.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import combinations
 
@@ -45,36 +45,36 @@ class Sheet:
     Args:
         ink: float [H, W], 0 for paper.
         classify: maps images uint8 [N, 28, 28] to probabilities [N, classes].
-        places: boxes in which there were digits at first sight; None at first sight.
+        places: boxes in which there were digits at first sight; () at first sight.
     """
 
-    def __init__(self, ink: np.ndarray, classify: Classify, places: list[Box] | None) -> None:
-        self.ink, self.classify, self.places = ink, classify, places or []
-        self.groups = self.see(self.find_pieces(places))
+    def __init__(self, ink: np.ndarray, classify: Classify, places: Sequence[Box] = ()) -> None:
+        self.ink, self.classify, self.places = ink, classify, places
+        self.groups = self.see(self.find_pieces())
         self.height = typical_height(self.groups)
         self.join_all()
-        if places is not None and len(self.groups) <= 2 * MAX_DIGITS:
+        if places and len(self.groups) <= 2 * MAX_DIGITS:
             self.join_pairs()
             self.height = typical_height(self.groups)
             self.part()
         self.dropped = [group for group in self.groups if not self.is_digit(group)]
         self.groups = [group for group in self.groups if self.is_digit(group)]
-        if places is not None and self.groups:
+        if places and self.groups:
             self.drop_smudges()
 
-    def find_pieces(self, places: list[Box] | None) -> list[tuple[Box, np.ndarray]]:
+    def find_pieces(self) -> list[tuple[Box, np.ndarray]]:
         """Return the connected pieces of ink, the largest first, without specks."""
         labels, boxes = label(find_mask(self.ink))
         areas = np.bincount(labels.ravel())
         least = max(4, SPECK * typical_area(areas, labels))
         chosen = [n for n in boxes if areas[n] >= least]
-        if places is not None:
-            height = np.median([place[3] - place[1] for place in places])
+        if self.places:
+            height = np.median([place[3] - place[1] for place in self.places])
             chosen = [
                 n
                 for n in chosen
                 if 0.6 * height < boxes[n][3] - boxes[n][1] < 1.8 * height
-                or any(distance(boxes[n], place) < REACH for place in places)
+                or any(distance(boxes[n], place) < REACH for place in self.places)
             ]
         chosen = sorted(chosen, key=lambda n: -areas[n])[: 3 * MAX_DIGITS]
         return [(boxes[n], labels[slices(boxes[n])] == n) for n in chosen]
@@ -86,7 +86,7 @@ class Sheet:
         images = [draw(self.ink, box, mask) for box, mask in pieces]
         rows = self.classify(np.stack(images))
         return [
-            Group(self.ink.shape, box, mask, image, float(row.max()), int(row.argmax()))
+            Group(self.ink.shape, box, mask, image, row)
             for (box, mask), image, row in zip(pieces, images, rows, strict=True)
         ]
 
@@ -107,7 +107,13 @@ class Sheet:
             self.groups, self.height = [whole], whole.height
 
     def has_two(self, whole: Group) -> bool:
-        """Return whether two of its groups seem digits: side by side, or one above the other."""
+        """Return whether two of its groups seem digits: side by side, or one above the other.
+
+        Or four of them, in rows.
+        """
+        least = 0.25 * whole.height
+        if sum(max(g.mask.shape) > least and g.confidence > 0.5 for g in self.groups) > 3:
+            return True
         for pair in combinations(self.groups, 2):
             across, down = (gap(pair[0].box, pair[1].box, axis) for axis in (0, 1))
             low = min(group.height for group in pair) / whole.height
@@ -303,7 +309,8 @@ class Sheet:
         edge = np.ones(grey.shape, bool)
         band = max(1, min(grey.shape) // 30)  # a thin frame may be around all
         edge[band:-band, band:-band] = False
-        digits, paper = draw_mask(grey.shape, self.groups), ~draw_mask(grey.shape, self.dropped)
+        whole = (0, 0, *grey.shape[::-1])
+        digits, paper = draw_mask(self.groups, whole), ~draw_mask(self.dropped, whole)
         # Where much of the border is no paper, what is between the digits should be.
         paper &= edge if paper[edge].mean() > 0.67 else ~digits
         contrast = np.median(grey[paper]) - grey[digits].mean()
