@@ -171,29 +171,27 @@ def name_box(box: Box) -> str:
 
 
 def typical_height(groups: list[Group]) -> float:
-    """Return the digits' height: the median of all pieces, or that of half of the ink.
+    """Return the digits' height: the median of the pieces, or that of half of their ink.
 
     The latter if the network is sure of more ink then, as there are more fragments or specks than
-    digits. Bars, lines and what is low do not count, and what is at the border, where there may be
-    a desk, the least.
+    digits. Bars, lines and what is low do not count; what is at the border, where there may be a
+    desk, only if the network is sure of more ink then, too.
     """
     upright = [group for group in groups if group.width <= 3 * group.height] or groups
-    if not upright:
-        return 1.0
     sure = [group for group in groups if group.worth(0) > 0.8]
 
     def ink(height: float) -> int:
         return sum(g.area for g in sure if SMALLEST * height <= g.height <= LARGEST * height)
 
     best = 0.0
-    for contact in (0, 0.3, 1):
+    for contact in (0, 0.3, 1):  # what has more is no stroke
         inner = [g for g in upright if g.contact <= contact * (g.width + g.height)]
         if inner:
             heights, areas = np.array([(group.height, group.area) for group in inner]).T
             median = float(np.median(heights[heights >= SMALLEST * np.median(heights)]))
             for height in (median, ink_median(heights, areas)):
                 best = height if not best or ink(height) > 1.5 * ink(best) else best
-    return best
+    return best or 1.0
 
 
 def shared_height(first: Box, second: Box) -> float:

@@ -8,8 +8,8 @@ Which ink is ink the network decides: it should be sure of much of it.
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
-from functools import cache, cached_property, partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,7 @@ from reading.sheet import MAX_DIGITS, Classify, Sheet
 FIRST_SIDES = 320, 1000  # pixels: a picture's longer side at first sight; smaller up to 8 times
 HEIGHT = 64  # pixels that a digit is tall at second sight
 WORKING_PIXELS = 3_000_000  # at most, at second sight
-UPRIGHT = 5.2  # most pictures are rated higher, see read_upright(), and on their side lower
+UPRIGHT = 5.2  # most pictures are rated higher, see read(), and on their side lower
 MANY = 6  # digits: of fewer it is hard to say which way up they are
 LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
 
@@ -53,61 +53,55 @@ def find_cut_out(picture: Image.Image, classify: Classify) -> Digit | None:
     return None
 
 
-class Glance:
-    """A whole picture at a scale: brightness, sheet, and ink, distinguished in six ways.
+@dataclass
+class Sight:
+    """How ink is distinguished from paper in a picture seen whole, and what is seen then."""
 
-    Each is found once, and turned with the picture by quarters to the left.
-    """
-
-    def __init__(self, picture: Image.Image, scale: float) -> None:
-        self.scale = scale
-        self.grey = look(picture, (0, 0, *picture.size), scale)
-        self.inks: dict[tuple[int, bool], np.ndarray] = {}
-
-    def ink(self, parts: int, dark: bool) -> np.ndarray:
-        """Return the ink that stands out from a part of the picture; 0: from all of it."""
-        if (parts, dark) not in self.inks:
-            size = max(self.grey.shape) / parts if parts else 0
-            self.inks[parts, dark] = find_ink(self.grey, size, dark, self.scale)
-        return self.inks[parts, dark]
-
-    @cached_property
-    def paper(self) -> np.ndarray | None:
-        """Which pixels are on the one bright sheet in the picture; None without one."""
-        return find_sheet(self.grey)
-
-
-class Sight(NamedTuple):
-    """How ink is distinguished from paper, and what is seen then."""
-
-    quality: float  # the share of sure ink
+    grey: np.ndarray  # the picture, float [H, W]
     sheet: Sheet
     dark: bool
-    local: bool  # it stands out from its surroundings, else from the whole picture
+    local: bool  # whether it stands out from its surroundings, else from the whole picture
     paper: np.ndarray | None = None  # beyond which nothing counts, bool [H, W]; None: all counts
 
+    @cached_property
+    def quality(self) -> float:
+        """Return the share of the ink of which the network is sure."""
+        if self.paper is not None:
+            return self.sheet.share()
+        return self.sheet.quality(self.grey, self.dark)
 
-def first_sight(glance: Glance, quarters: int, classify: Classify) -> Sight:
+    def turn(self, quarters: int) -> "Sight":
+        """Return the same ink turned to the left by quarters, as the network sees it then."""
+        sheet = Sheet(np.rot90(self.sheet.ink, quarters), self.sheet.classify)
+        paper = None if self.paper is None else np.rot90(self.paper, quarters)
+        return Sight(np.rot90(self.grey, quarters), sheet, self.dark, self.local, paper)
+
+
+def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
     """Return how ink is best distinguished from paper.
 
     The ink is dark or bright, and stands out from its surroundings, wide or narrow, or from the
     whole picture; or it is dark and on a sheet, beyond which nothing counts.
     """
-    grey = np.rot90(glance.grey, quarters)
+    grey = look(picture, view.region, view.scale)
     best: Sight | None = None
     seen: list[Sight] = []  # of few groups
+
+    @cache
+    def find(parts: int, dark: bool) -> np.ndarray:
+        return find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
+
     for parts in (3, 8, 0):
         for dark in (True, False):
-            sheet = Sheet(np.rot90(glance.ink(parts, dark), quarters), classify)
-            sight = Sight(sheet.quality(grey, dark), sheet, dark, parts > 0)
-            if len(sheet.groups) < MANY:
+            sight = Sight(grey, Sheet(find(parts, dark), classify), dark, parts > 0)
+            if len(sight.sheet.groups) < MANY:
                 seen.append(sight)
             if best is None or sight.quality > best.quality + 0.02:
                 best = sight
         assert best is not None
         sure = best.quality > 0.9
         if parts == 3 and not (sure and best.dark):  # what is bright may be the sheet itself
-            found = on_sheet(glance, quarters, classify)
+            found = on_sheet(grey, find, classify)
             if found and found.quality > max(0.8, best.quality):
                 return found
         if sure:
@@ -119,23 +113,26 @@ def first_sight(glance: Glance, quarters: int, classify: Classify) -> Sight:
         parted = copy(sight.sheet)
         parted.part()  # where most digits touch each other little is sure before
         if len(parted.groups) > len(sight.sheet.groups):
-            quality = parted.quality(grey, sight.dark)
-            if quality > best.quality + 0.02:
-                best = sight._replace(quality=quality, sheet=parted)
+            sight = Sight(grey, parted, sight.dark, sight.local)
+            best = sight if sight.quality > best.quality + 0.02 else best
     return best
 
 
-def on_sheet(glance: Glance, quarters: int, classify: Classify) -> Sight | None:
-    """Return what is on the one bright sheet in a picture; None without one.
+def on_sheet(
+    grey: np.ndarray, find: Callable[[int, bool], np.ndarray], classify: Classify
+) -> Sight | None:
+    """Return what is on the one bright sheet in a picture [H, W]; None without one.
 
     It is seen in three ways, as shadows on it may be wide or narrow.
+
+    Args:
+        find: returns the ink that stands out from a given part of the picture, dark or bright.
     """
-    if glance.paper is None:
+    paper = find_sheet(grey)
+    if paper is None:
         return None
-    inks = [np.where(glance.paper, glance.ink(parts, True), 0) for parts in (16, 8, 3)]
-    sheets = [Sheet(np.rot90(ink, quarters), classify) for ink in inks]
-    sheet = max(sheets, key=Sheet.share)
-    return Sight(sheet.share(), sheet, True, True, np.rot90(glance.paper, quarters))
+    sheets = [Sheet(np.where(paper, find(parts, True), 0), classify) for parts in (16, 8, 3)]
+    return Sight(grey, max(sheets, key=Sheet.share), True, True, paper)
 
 
 def look_closer(picture: Image.Image, view: View, sight: Sight) -> tuple[View, Sheet]:
@@ -175,15 +172,16 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         return Reading([Digit((0, 0, SIDE, SIDE), image, *classify(image[None]))], [])
     if digit := find_cut_out(picture, classify):
         return Reading([digit], [])
-    glances = cache(partial(Glance, picture))
-    reading, rating = read_upright(picture, 0, glances, classify)
-    if rating > UPRIGHT or len(reading.digits) < MANY / 2:  # a sheet on its side shows more
+    view, sight = see_whole(picture, classify)
+    reading, rating = read(picture, view, sight)
+    if rating > UPRIGHT:
         return reading
     turned = picture
     for quarters in (1, 2, 3):
         turned = turned.transpose(Image.Transpose.ROTATE_90)
+        view = View(turned.size, (0, 0, *turned.size), view.scale)
         with suppress(ValueError):  # no digits this way up
-            other, other_rating = read_upright(turned, quarters, glances, classify)
+            other, other_rating = read(turned, view, sight.turn(quarters))
             if len(other.digits) >= MANY and other_rating > rating + 1:
                 degrees = 90 * quarters
                 note = f"turned by {degrees} degrees to the left, where its digits are upright"
@@ -194,26 +192,25 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     return reading
 
 
-def read_upright(
-    picture: Image.Image, quarters: int, glances: Callable[[float], Glance], classify: Classify
-) -> tuple[Reading, float]:
-    """Return the digits of a picture as it is, see find_digits(), and how upright they seem.
-
-    That is the share of the ink of which the network is sure times the mean of -log(1 - p) over the
-    digits, p being its confidence: it is confident of digits on their side too, but less so.
-
-    Args:
-        picture: turned by so many quarters to the left.
-        glances: returns what it looks like at a scale, not turned.
-    """
+def see_whole(picture: Image.Image, classify: Classify) -> tuple[View, Sight]:
+    """Return a picture as a whole, at the scale at which more is seen."""
     width, height = picture.size
     longest = min(max(picture.size), 2 * (width * height) ** 0.5)  # a strip is seen larger
     scale = min(FIRST_SIDES[1] / longest, max(1.0, min(8.0, FIRST_SIDES[0] / longest)))
     view = View(picture.size, (0, 0, *picture.size), scale)
-    sight = first_sight(glances(view.scale), quarters, classify)
+    sight = first_sight(picture, view, classify)
     if sight.quality < 0.6 and scale < 0.6:  # the digits may be too small to be seen
         view = view._replace(scale=2 * scale)
-        sight = first_sight(glances(view.scale), quarters, classify)
+        sight = first_sight(picture, view, classify)
+    return view, sight
+
+
+def read(picture: Image.Image, view: View, sight: Sight) -> tuple[Reading, float]:
+    """Return the digits of a picture as it is, see find_digits(), and how upright they seem.
+
+    That is the share of the ink of which the network is sure times the mean of -log(1 - p) over the
+    digits, p being its confidence: it is confident of digits on their side too, but less so.
+    """
     sheet = sight.sheet
     if sight.quality < LEAST or not sheet.groups:
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")

@@ -35,7 +35,7 @@ def find_digits(picture):
 
 def read_upright(picture):
     """Return the Reading of a picture as it is, without a look at it from its other sides."""
-    return photos.read_upright(picture, 0, partial(photos.Glance, picture), probabilities)[0]
+    return photos.read(picture, *photos.see_whole(picture, probabilities))[0]
 
 
 def text_of(reading):
@@ -522,7 +522,7 @@ def test_second_sight_looks_at_what_seemed_too_tall():
     ink = frames([tall, *((10 + 40 * n, 10, 30 + 40 * n, 35) for n in range(6))])
     sheet, view = sheet_of(ink), photos.View((300, 330), (0, 0, 300, 330), 1.0)
     closer, _ = photos.look_closer(
-        on_paper(ink).convert("RGB"), view, photos.Sight(1.0, sheet, True, False)
+        on_paper(ink).convert("RGB"), view, photos.Sight(ink, sheet, True, False)
     )
     assert [group.box for group in sheet.dropped] == [tall]
     assert contains(closer.region, tall)
@@ -550,6 +550,14 @@ def test_specks_do_not_set_the_height_of_digits():
         for y in range(50, 350, 60):
             ImageDraw.Draw(page).ellipse((x, y, x + 16, y + 13), "black")
     assert read(page) == "2"
+
+
+def test_what_is_at_the_border_does_not_set_the_height_of_digits():
+    strips = [(0, 200, 8, 330), (292, 200, 300, 330)]  # beyond the paper
+    sheet = sheet_of(frames([(100, 100, 140, 160), *strips]))
+    assert sheet.height == 60
+    around = [(0, 0, 300, 330)]
+    assert not sheet_of(frames(around), around).groups
 
 
 def test_a_zero_may_be_small():
