@@ -167,6 +167,8 @@ def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.nd
         return ink
     inside = ndimage.distance_transform_edt(mask)
     thin = _without_strokes(mask, inside, level, 0) | _without_strokes(mask, inside, upright, 1)
+    if thin.any():
+        thin &= ink < 2 * np.median(ink[thin])  # much darker is a stroke on a line
     labels, boxes = label(mask & ~thin)
     # Where lines cross each other they are longer too.
     rest = np.bincount(labels.ravel(), lines.ravel()) > 0.6 * np.bincount(labels.ravel())

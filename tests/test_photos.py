@@ -658,6 +658,13 @@ def test_digits_that_stand_on_a_line_are_read(digits, slope, row):
     check_rows(digits, line, [row])
 
 
+def test_the_bar_of_a_4_may_be_on_a_pale_line(digits):
+    ink = np.hstack([np.pad(image, 5) for image in digits[4:8]])
+    page = np.asarray(Image.fromarray(255 - ink).resize((608, 152))).copy()
+    page[74:77] = np.minimum(page[74:77], 192)  # where both 4s have their bars
+    assert read(Image.fromarray(page).convert("RGB")) == FIRST_ROWS[1]
+
+
 def test_a_dashed_line_may_run_through_digits(digits):
     def dash(pen, top, bottom):
         for left in range(15, 593, 18):
