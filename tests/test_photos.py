@@ -528,6 +528,17 @@ def test_second_sight_looks_at_what_seemed_too_tall():
     assert contains(closer.region, tall)
 
 
+def test_what_lies_beyond_the_paper_stays_out_at_second_sight():
+    digit, beyond = (100, 100, 140, 160), (160, 100, 200, 160)
+    picture = on_paper(frames([digit, beyond])).convert("RGB")
+    paper = np.tile(np.arange(300) < 150, (330, 1))
+    grey = np.asarray(picture.convert("L"), float)
+    sight = photos.Sight(grey, sheet_of(frames([digit])), True, True, paper)
+    view = photos.View(picture.size, (0, 0, *picture.size), 1.0)
+    _, sheet = photos.look_closer(picture, view, sight)
+    assert len(sheet.groups) == 1 and not sheet.dropped
+
+
 def test_fragments_do_not_set_the_height_of_digits():
     page = Image.new("RGB", (420, 200), "white")
     draw(page, "742", (30, 20, 70, 90), 8, step=130)
