@@ -164,9 +164,11 @@ def find_results() -> dict[str, Path]:
         paths[recipe] = group_folder(Args(**settings), data) / "results.json"
     full = {}
     for name, path in paths.items():
-        if path.is_file() and is_full(name, path):
+        if not path.is_file():
+            continue
+        if is_full(name, path):
             full[name] = path
-        elif path.is_file():
+        else:
             print(f"{path}: a trial of {name}, not published")
     return full
 

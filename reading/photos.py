@@ -132,7 +132,8 @@ def on_sheet(
     if paper is None:
         return None
     sheets = [Sheet(np.where(paper, find(parts, True), 0), classify) for parts in (16, 8, 3)]
-    return Sight(grey, max(sheets, key=Sheet.share), True, True, paper)
+    sights = [Sight(grey, sheet, True, True, paper) for sheet in sheets]
+    return max(sights, key=lambda sight: sight.quality)
 
 
 def look_closer(picture: Image.Image, view: View, sight: Sight) -> tuple[View, Sheet]:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, decode, tar_bytes, tree
+from hypothesis import given
+from mutations import mutate, mutations
 from PIL import Image
 
 from dataset import MNIST
@@ -154,12 +156,26 @@ def test_a_change_of_the_folder_is_seen_by_the_next_load(fresh, real, edit):
     assert not (torch.equal(after.images, before.images) and after.labels.equal(before.labels))
 
 
-def test_a_damaged_cache_is_not_used(fresh):
-    images, path = MNIST(FOLDER).images, Path("data/train.cache.npz")
-    content = path.read_bytes()
-    middle = len(content) // 2
-    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    assert torch.equal(MNIST(FOLDER).images, images)
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory, real):
+    """An extracted folder of four images, and all that it and its data folder hold."""
+    data = tmp_path_factory.mktemp("data")
+    members = [(f"train/{name}", content) for name, content in real["train"][:4]]
+    (data / "train.tar").write_bytes(tar_bytes(members))
+    MNIST(data / "train")
+    return data / "train", tree(data)
+
+
+@given(operations=mutations())
+def test_no_damage_to_the_cache_changes_what_is_loaded(cached, operations):
+    folder, before = cached
+    path, (images, labels) = folder.with_name("train.cache.npz"), as_files(folder)
+    path.write_bytes(mutate(before["train.cache.npz"], operations))
+    split = MNIST(folder)
+    assert torch.equal(split.images, images) and split.labels.tolist() == labels
+    assert tree(folder) == {
+        name[6:]: content for name, content in before.items() if name.startswith("train/")
+    }
 
 
 # --- What looks wrong with a folder -----------------------------------------------------------

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, load_run, run_module, same_run, tree, write_archives
+from hypothesis import given
+from mutations import mutate, mutations
 
 import main
 from main import RECIPES, Args
-from utils.checkpoint import RUNS, load_checkpoint
-from utils.files import acquire_lock
+from utils.checkpoint import RUNS, load_checkpoint, load_weights
+from utils.files import UserError, acquire_lock
 
 pytestmark = pytest.mark.usefixtures("empty_plots")
 MODEL = "LeNet5_regularization"
@@ -240,3 +242,18 @@ def test_damaged_or_missing_checkpoint_is_refused_as_it_is(finished, refused, da
     err = refused(main, "--resume")
     assert "no checkpoint" in err or "damaged" in err or "has no 'settings'" in err
     assert tree(RUNS) == before
+
+
+@given(operations=mutations())
+def test_damaged_weights_are_refused_or_read_as_they_were(tmp_path_factory, operations):
+    content = (ROOT / "data/weights/CustomMLP.pt").read_bytes()
+    path = tmp_path_factory.getbasetemp() / "damaged.pt"
+    path.write_bytes(mutate(content, operations))
+    try:
+        settings, weights = load_weights(str(path))
+    except UserError as error:
+        assert "damaged" in str(error) and "\n" not in str(error)
+    else:
+        expected_settings, expected = load_weights(str(ROOT / "data/weights/CustomMLP.pt"))
+        assert settings == expected_settings and weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in weights)

@@ -10,6 +10,35 @@ import torch
 import model
 from model import MODELS, LeNet5_regularization, count_parameters
 
+TABLES = {
+    "LeNet-5": [
+        ("Conv2d-1", "[-1, 6, 24, 24]", 156),
+        ("MaxPool2d-2", "[-1, 6, 12, 12]", 0),
+        ("Conv2d-3", "[-1, 16, 8, 8]", 2416),
+        ("MaxPool2d-4", "[-1, 16, 4, 4]", 0),
+        ("Linear-5", "[-1, 120]", 30840),
+        ("Linear-6", "[-1, 84]", 10164),
+        ("Linear-7", "[-1, 10]", 850),
+    ],
+    "LeNet-5 with regularization": [
+        ("Conv2d-1", "[-1, 6, 24, 24]", 156),
+        ("BatchNorm2d-2", "[-1, 6, 24, 24]", 12),
+        ("MaxPool2d-3", "[-1, 6, 12, 12]", 0),
+        ("Conv2d-4", "[-1, 16, 8, 8]", 2416),
+        ("BatchNorm2d-5", "[-1, 16, 8, 8]", 32),
+        ("MaxPool2d-6", "[-1, 16, 4, 4]", 0),
+        ("Linear-7", "[-1, 120]", 30840),
+        ("BatchNorm1d-8", "[-1, 120]", 240),
+        ("Linear-9", "[-1, 84]", 10164),
+        ("Dropout-10", "[-1, 84]", 0),
+        ("Linear-11", "[-1, 10]", 850),
+    ],
+    "CustomMLP": [
+        ("Linear-1", "[-1, 56]", 43960),
+        ("Linear-2", "[-1, 28]", 1596),
+        ("Linear-3", "[-1, 10]", 290),
+    ],
+}
 TOTALS = {"LeNet-5": 44426, "LeNet-5 with regularization": 44710, "CustomMLP": 45846}
 
 
@@ -19,19 +48,19 @@ def printed():
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output:
         patch.setattr("sys.argv", ["model.py"])
         model.main()
-    parts = re.split(rf"(?m)^({'|'.join(TOTALS)})$", output.getvalue())
+    parts = re.split(rf"(?m)^({'|'.join(TABLES)})$", output.getvalue())
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-@pytest.mark.parametrize("title, name", [*zip(TOTALS, MODELS, strict=True)])
+@pytest.mark.parametrize("title, name", [*zip(TABLES, MODELS, strict=True)])
 def test_printed_table_and_parameter_sums_are_right_and_complete(printed, title, name):
-    rows = re.findall(r"(?m)^ +(\w+-\d+) +\[.*?\] +([\d,]+)", printed[title])
+    rows = re.findall(r"(?m)^ +(\w+-\d+) +(\[.*?\]) +([\d,]+)", printed[title])
+    assert [(name, shape, int(n.replace(",", ""))) for name, shape, n in rows] == TABLES[title]
     assert f"Total params: {TOTALS[title]:,}" in printed[title]
     assert count_parameters(name) == TOTALS[title]
     sums = re.findall(r"(?m)^(\S+?)(?: \(\w+\))?: ([\d,*+ ]+) = ([\d,]+)$", printed[title])
-    counts = {layer: count for layer, count in rows if count != "0"}
-    counts["total"] = f"{TOTALS[title]:,}"
-    assert {layer: result for layer, _, result in sums} == counts
+    counts = {name: n for name, _, n in TABLES[title] if n} | {"total": TOTALS[title]}
+    assert {name: int(result.replace(",", "")) for name, _, result in sums} == counts
     for _, terms, result in sums:
         assert eval(terms.replace(",", "")) == int(result.replace(",", ""))
 
