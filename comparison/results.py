@@ -192,37 +192,28 @@ def class_accuracies(runs: NetworkRuns, test_images: np.ndarray) -> dict[str, Su
     }
 
 
+def accuracy_difference(new: NetworkRuns, old: NetworkRuns) -> Difference:
+    """Return how much higher the mean accuracy of some runs is than that of others.
+
+    Over the runs the interval is paired by seed if both have the same, else Welch's; over the test
+    images it is paired by image.
+    """
+    if new.seeds == old.seeds:
+        over_runs = describe(new.accuracies - old.accuracies, stats.POINTS).interval
+    else:
+        over_runs = stats.welch_interval(new.accuracies, old.accuracies)
+    images = 100 * (new.correct_shares - old.correct_shares)
+    mean = float(new.accuracies.mean() - old.accuracies.mean())
+    return Difference(mean, over_runs, describe(images, stats.POINTS).interval)
+
+
 def network_differences(networks: Mapping[str, NetworkRuns]) -> dict[tuple[str, str], Difference]:
-    """Return (network of the higher mean, other) -> difference, of pairs with seeds in common.
-
-    Paired by seed for the interval over the runs, by image for that over the test images.
-    """
+    """Return (network of the higher mean, other) -> difference, of each pair."""
     differences = {}
-    for first, second in combinations(networks, 2):
-        seeds, places, second_places = np.intersect1d(
-            networks[first].seeds, networks[second].seeds, return_indices=True
-        )
-        if not len(seeds):
-            continue
-        gains = networks[first].accuracies[places] - networks[second].accuracies[second_places]
-        images = networks[first].correct_shares - networks[second].correct_shares
-        better, than, sign = (first, second, 1) if gains.mean() >= 0 else (second, first, -1)
-        over_runs = describe(sign * gains, stats.POINTS)
-        over_images = describe(100 * sign * images, stats.POINTS).interval
-        differences[better, than] = Difference(over_runs.mean, over_runs.interval, over_images)
+    for pair in combinations(networks, 2):
+        better, than = sorted(pair, key=lambda name: -networks[name].accuracies.mean())
+        differences[better, than] = accuracy_difference(networks[better], networks[than])
     return differences
-
-
-def recipe_difference(new: NetworkRuns, old: NetworkRuns) -> Difference:
-    """Return how much higher a network's accuracy is with a new recipe than with an old one.
-
-    By Welch's t for the interval over the runs, paired by image for that over the test images.
-    """
-    return Difference(
-        float(new.accuracies.mean() - old.accuracies.mean()),
-        stats.welch_interval(new.accuracies, old.accuracies),
-        describe(100 * (new.correct_shares - old.correct_shares), stats.POINTS).interval,
-    )
 
 
 # --- JSON -------------------------------------------------------------------------------------

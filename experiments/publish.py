@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from comparison.identity import group_folder
-from comparison.results import Comparison, load_comparison, recipe_difference, to_json
+from comparison.results import Comparison, accuracy_difference, load_comparison, to_json
 from comparison.runs import is_finished
 from comparison.stats import describe, format_interval, format_mean, proportion_interval
 from comparison.tables import (
@@ -80,7 +80,7 @@ def recipe_table(recipes: Mapping[str, Comparison]) -> str:
     for recipe, other in COMPARED_WITH.items():
         old = recipes[other].networks
         for model_type, new in recipes[recipe].networks.items():
-            cells = difference_cells(recipe_difference(new, old[model_type]))
+            cells = difference_cells(accuracy_difference(new, old[model_type]))
             rows.append([f"`{recipe}` against `{other}`", TITLES[model_type], *cells])
     return markdown(["test accuracy, points", "network", *DIFFERENCE_HEADS], rows)
 

@@ -15,10 +15,10 @@ import dataset
 import main
 from compare import hard_images
 from comparison.results import (
+    accuracy_difference,
     load_comparison,
     network_differences,
     pack_comparison,
-    recipe_difference,
 )
 from comparison.tables import comparison_tables
 from experiments import data_size, pendigits, publish, robustness, weights
@@ -82,7 +82,7 @@ def gains(pairs):
 def brought(recipe, other):
     """Return the same of a recipe, over another, for each network."""
     new, old = results(recipe).networks, results(other).networks
-    return gains(recipe_difference(new[name], old[name]) for name in MODELS if name in new)
+    return gains(accuracy_difference(new[name], old[name]) for name in MODELS if name in new)
 
 
 PAGES = ("README.md", "plots/results/README.md")

@@ -7,10 +7,10 @@ from comparison.results import (
     Comparison,
     NetworkRuns,
     Run,
+    accuracy_difference,
     network_differences,
-    recipe_difference,
 )
-from comparison.stats import t_interval
+from comparison.stats import t_interval, welch_interval
 from comparison.tables import comparison_tables
 from main import Args
 
@@ -50,21 +50,23 @@ def test_differences_are_paired_by_seed_and_by_image_and_name_the_better():
     assert difference.over_images == (low, min(high, 100))
 
 
-def test_differences_use_the_seeds_that_both_networks_have():
-    mlp, cnn = network([98.0, 99.0, 50.0], [0] * 4), network([97.0, 98.0], [0] * 4)
-    assert network_differences({"CustomMLP": mlp, "LeNet5": cnn})["CustomMLP", "LeNet5"].mean == 1
-    assert not network_differences({"CustomMLP": mlp, "LeNet5": network([9.0], [0] * 4, 7)})
+def test_differences_are_those_of_the_means_where_runs_are_missing():
+    mlp, cnn = network([98.0, 99.0, 50.0], [0, 1, 1, 1]), network([97.0, 98.0], [0, 0, 1, 1])
+    ((names, difference),) = network_differences({"CustomMLP": mlp, "LeNet5": cnn}).items()
+    assert names == ("LeNet5", "CustomMLP") and difference.mean == pytest.approx(97.5 - 247 / 3)
+    assert difference.over_runs == welch_interval(cnn.accuracies, mlp.accuracies)
+    assert np.mean(difference.over_images) == pytest.approx(0)  # both misclassify a fourth
 
 
-def test_recipes_are_compared_without_pairs():
+def test_runs_of_other_seeds_are_compared_without_pairs():
     new, old = network([99.0, 99.2], [0] * 4, 10), network([98.0, 98.4, 98.2], [1] * 4)
-    difference = recipe_difference(new, old)
+    difference = accuracy_difference(new, old)
     assert difference.mean == pytest.approx(0.9) and difference.verdict == "significant"
     assert difference.over_images == pytest.approx((100 / 3, 100 / 3))
-    assert recipe_difference(old, new).verdict == "significant"  # worse
+    assert accuracy_difference(old, new).verdict == "significant"  # worse
     few_images = network([99.0, 99.2], [0, 0, 0, 1], 10)
-    assert recipe_difference(few_images, old).verdict == "not significant"
-    assert recipe_difference(network([99.0], [0] * 4), old).verdict == "unknown (one run)"
+    assert accuracy_difference(few_images, old).verdict == "not significant"
+    assert accuracy_difference(network([99.0], [0] * 4), old).verdict == "unknown (one run)"
 
 
 def test_tables_hold_what_differs_and_intervals_of_what_can_be():
