@@ -25,6 +25,7 @@ HEIGHT = 64  # pixels that a digit is tall at second sight
 WORKING_PIXELS = 3_000_000  # at most, at second sight
 UPRIGHT = 5.2  # most pictures are rated higher, see read(), and on their side lower
 MANY = 6  # digits: of fewer it is hard to say which way up they are
+ENOUGH = 0.9  # of the ink in what the network is sure of: no other ink is tried then
 LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
 
 
@@ -98,17 +99,18 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
                 seen.append(sight)
             if best is None or sight.quality > best.quality + 0.02:
                 best = sight
+            if best.dark and best.quality > ENOUGH:
+                return best  # bright ink was never seen better then
         assert best is not None
-        sure = best.quality > 0.9
-        if parts == 3 and not (sure and best.dark):  # what is bright may be the sheet itself
+        if parts == 3:  # what is bright may be the sheet itself
             found = on_sheet(grey, find, classify)
             if found and found.quality > max(0.8, best.quality):
                 return found
-        if sure:
-            break
+        if best.quality > ENOUGH:
+            return best
     assert best is not None
     for sight in seen:
-        if best.quality > 0.9:
+        if best.quality > ENOUGH:
             break
         parted = copy(sight.sheet)
         parted.part()  # where most digits touch each other little is sure before
