@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 from dataset import Batches, Split, digest, load_splits, prepare
-from model import MODELS, TITLES, check_logits
+from model import MODELS, TITLES, make_model
 from utils import checkpoint, distributed
 from utils.augment import make_augmentation
 from utils.checkpoint import History
@@ -200,9 +200,7 @@ def run(
     # The only random numbers after initialization come from here, so that a checkpoint needs no
     # other state. Seeded by a draw, as the same seed would repeat the numbers of the weights.
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    model = MODELS[args.model_type]()
-    check_logits(model)
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = make_model(args.model_type).to(device)
     distributed.check_shares(model, len(splits[0].labels), args.batch_size)
     if verbose:
         print(describe_run(args, folder, model, device, splits), flush=True)

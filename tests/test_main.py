@@ -13,7 +13,7 @@ from torch import nn
 import main
 from dataset import Batches, Split, load_splits, normalise
 from main import RECIPES, Args
-from model import MODELS, CustomMLP
+from model import MODELS, CustomMLP, LeNet5
 from utils.augment import deskew, make_augmentation
 from utils.checkpoint import RUNS
 
@@ -165,6 +165,18 @@ def test_a_network_with_other_logits_than_classes_is_refused(small, refused, mon
     monkeypatch.setitem(MODELS, "CustomMLP", Other)
     err = refused(main, *MLP)
     assert "Other in model.py" in err and "(2, 11)" in err and "(2, 10)" in err
+
+
+def test_a_network_with_view_is_trained_as_one_with_flatten(small, monkeypatch):
+    class Viewed(LeNet5):
+        def forward(self, images):
+            x = self.pool2(F.relu(self.conv2(self.pool1(F.relu(self.conv1(images))))))
+            return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x.view(-1, 256))))))
+
+    flattened = main.run(Args("LeNet5", 1), RUNS / "flattened", verbose=False)
+    monkeypatch.setitem(MODELS, "LeNet5", Viewed)
+    viewed = main.run(Args("LeNet5", 1), RUNS / "viewed", verbose=False)
+    assert viewed[0]["test_loss"] == pytest.approx(flattened[0]["test_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("problem", ["full disk", "diverged"])
