@@ -206,7 +206,7 @@ def shipped_test_images() -> Split:
 
 def write_page(path: Path, run: str | None) -> None:
     """Write a web page that holds all three networks; a run takes the place of its network."""
-    classifiers = {name: load_classifier(WEIGHTS / f"{name}.pt") for name in page.LAYERS}
+    classifiers = {name: load_classifier(WEIGHTS / f"{name}.pt") for name in page.NETWORKS}
     origin = ""
     if run is not None:
         classifier = load_classifier(run)

@@ -20,20 +20,7 @@ from utils.files import UserError
 TEMPLATE = Path(__file__).with_name("page.html")
 SAMPLES = 50  # test images in the page
 TELLING = 20  # of these at most so many that CustomMLP misclassifies and LeNet5 does not
-
-# The layers that the page's MODELS compute with: network -> layer -> shape of its weight.
-LENET = {
-    "conv1": (6, 1, 5, 5),
-    "conv2": (16, 6, 5, 5),
-    "fc1": (120, 256),
-    "fc2": (84, 120),
-    "fc3": (len(CLASSES), 84),
-}
-LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
-    "LeNet5": LENET,
-    "LeNet5_regularization": LENET | {"bn1": (6,), "bn2": (16,), "bn3": (120,)},
-    "CustomMLP": {"fc1": (56, 784), "fc2": (28, 56), "fc3": (len(CLASSES), 28)},
-}
+NETWORKS = ("LeNet5", "LeNet5_regularization", "CustomMLP")  # that page.html can compute
 
 
 def pick_samples(labels: np.ndarray, lenet: np.ndarray, mlp: np.ndarray) -> np.ndarray:
@@ -71,19 +58,21 @@ def render_page(
         origin: whose networks these are, "" if they are all the shipped ones; the page shows it.
 
     Raises:
-        UserError: if the page can't compute a network.
+        UserError: for another network, which the page can't compute.
     """
     from utils.plots import PALETTE  # here, as matplotlib takes a while
 
     networks = {}
     for (name, classifier), colour in zip(classifiers.items(), PALETTE, strict=False):
-        weights = _encode_weights(name, classifier)
+        if name not in NETWORKS:
+            raise UserError(f"{name}: the page can't compute it; it knows {', '.join(NETWORKS)}")
+        weights = classifier.network.state_dict()
         networks[name] = {
             "title": TITLES[name],
             "deskew": classifier.deskewed,
             "temperature": classifier.temperature,
             "colour": colour,
-            "weights": weights,
+            "weights": {k: _encode(v.numpy().astype("<f4")) for k, v in weights.items()},
         }
     lenet, mlp = (
         classify(classifiers[name], images).argmax(dim=1).numpy()
@@ -95,24 +84,6 @@ def render_page(
     # Within a script element "<" could begin its end tag.
     data = json.dumps(content, separators=(",", ":")).replace("<", r"\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", data)
-
-
-def _encode_weights(name: str, classifier: Classifier) -> dict[str, str]:
-    """Return the weights as float32 in base64; UserError if the page can't compute with them."""
-    if name not in LAYERS:
-        raise UserError(f"{name}: the page can't compute it; it knows {', '.join(LAYERS)}")
-    weights = classifier.network.state_dict()
-    shapes = {
-        key.removesuffix(".weight"): tuple(value.shape)
-        for key, value in weights.items()
-        if key.endswith(".weight") and key.replace("weight", "bias") in weights
-    }
-    if shapes != LAYERS[name]:
-        raise UserError(
-            f"{name}: the page can't compute it, as its layers are not those of reading/page.html; "
-            "adapt that file and reading/page.py to model.py"
-        )
-    return {key: _encode(value.numpy().astype("<f4")) for key, value in weights.items()}
 
 
 def _encode(array: np.ndarray) -> str:

@@ -18,6 +18,7 @@ from conftest import ROOT
 from drawings import drawings
 from PIL import Image
 
+import predict
 from comparison.stats import proportion_interval
 from dataset import MNIST, normalise
 from model import MODELS
@@ -527,14 +528,12 @@ def test_it_is_one_small_file_that_refers_to_no_other(html):
     assert "getImageData" not in template  # some browsers give noise
 
 
-def test_other_networks_are_refused(classifiers, images, labels):
-    mlp = classifiers["CustomMLP"]
+def test_other_networks_are_refused(classifiers, images, labels, monkeypatch, tmp_path, refused):
     with pytest.raises(UserError, match="MyNet: the page can't compute it"):
-        render_page(classifiers | {"MyNet": mlp}, images, labels, "")
-    other = Classifier("CustomMLP", True, mlp.network.state_dict(), "")
-    other.network.fc2 = torch.nn.Linear(55, 28)
-    with pytest.raises(UserError, match="CustomMLP: the page can't compute it, as its layers"):
-        render_page(classifiers | {"CustomMLP": other}, images, labels, "")
+        render_page(classifiers | {"MyNet": classifiers["CustomMLP"]}, images, labels, "")
+    monkeypatch.setitem(MODELS, "CustomMLP", lambda: torch.nn.Linear(784, 10))  # changed
+    err = refused(predict, "--page", tmp_path / "page.html")
+    assert "CustomMLP.pt: does not fit" in err and not list(tmp_path.iterdir())
 
 
 def test_samples_have_every_digit_and_some_that_only_the_mlp_misclassifies(labels):
