@@ -7,6 +7,7 @@ import multiprocessing.forkserver
 import os
 import re
 import shlex
+import shutil
 import sys
 import tarfile
 import time
@@ -28,10 +29,12 @@ import predict
 from comparison import runs
 from comparison.results import load_comparison
 from experiments.study import load_study
+from utils.archives import parse_name
 from utils.command import run_command
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and limits")
 # The files that take longest: the workers take one file after the other, and end together.
 SLOW = ("test_readme", "test_page", "test_photos", "test_cluster", "test_predict", "test_exercises")
 
@@ -60,6 +63,14 @@ def write_archives(folder, real, num_train, num_test):
         members = [(f"{split}/{name}", content) for name, content in real[split][:number]]
         (folder / f"{split}.tar").write_bytes(tar_bytes(members))
     return folder
+
+
+def copy_code(folder, *patterns):
+    """Copy the repository's files of these patterns into a folder."""
+    for path in (path for pattern in patterns for path in ROOT.glob(pattern)):
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
 
 
 def tree(folder):
@@ -110,6 +121,12 @@ def decode(content):
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
+def images_of(members):
+    """Return the images uint8 [N, 28, 28] and labels int [N] of (name, PNG file) pairs."""
+    images = np.stack([decode(content) for _, content in members])
+    return images, np.array([parse_name(name)[1] for name, _ in members])
+
+
 def results(recipe):
     """Return a recipe's published comparison."""
     return load_comparison(ROOT / f"plots/results/{recipe}.json")
@@ -129,6 +146,12 @@ def real():
             files = ((member.name, tar.extractfile(member).read()) for member in tar)
             members[split] = [(Path(name).name, content) for name, content in islice(files, size)]
     return members
+
+
+@pytest.fixture(scope="session")
+def digits(real):
+    """The first 500 test images uint8 [500, 28, 28], and their labels int [500]."""
+    return images_of(real["test"])
 
 
 @pytest.fixture(scope="session")

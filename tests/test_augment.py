@@ -1,12 +1,11 @@
 """utils/augment.py: deskewed images, random augmentation within its limits, augmented batches."""
 
-import numpy as np
 import pytest
 import torch
+from conftest import images_of
 
 from dataset import Batches, Split, normalise
 from main import Args
-from utils.archives import decode_png, parse_name
 from utils.augment import KNOTS, Augmentation, deskew, make_augmentation
 
 CPU = torch.device("cpu")
@@ -20,9 +19,8 @@ def augmentation(**limits):
 @pytest.fixture(scope="module")
 def digits(real):
     """Real training images, prepared: [2000, 1, 28, 28], and their labels."""
-    images = np.stack([decode_png(content) for _, content in real["train"]])
-    labels = torch.tensor([parse_name(name)[1] for name, _ in real["train"]])
-    return Split(normalise(torch.from_numpy(images)), labels)
+    images, labels = map(torch.from_numpy, images_of(real["train"]))
+    return Split(normalise(images), labels)
 
 
 def coefficients(x, y):

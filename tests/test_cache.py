@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, decode, tar_bytes, tree
+from conftest import ROOT, decode, posix_only, tar_bytes, tree
 from hypothesis import given
 from mutations import mutate, mutations
 from PIL import Image
@@ -20,7 +20,6 @@ from utils import cache
 from utils.files import UserError
 
 FOLDER = Path("data/train")
-unix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and limits")
 
 
 def as_files(folder):
@@ -63,7 +62,7 @@ cache.load_images(Path("data/train"))
 """
 
 
-@unix_only
+@posix_only
 def test_killed_extraction_is_done_again(fresh, real):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", KILLED], env=environment, timeout=110)
@@ -74,7 +73,7 @@ def test_killed_extraction_is_done_again(fresh, real):
     assert not Path("data/.train.partial").exists()
 
 
-@unix_only
+@posix_only
 @pytest.mark.parametrize("free", [200, 100_000])  # too little for an image, for the cache
 def test_a_full_disk_is_one_line_and_leaves_nothing(fresh, full_disk, free):
     before = tree(fresh)
@@ -84,7 +83,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(fresh, full_disk, free):
     assert tree(fresh) == before
 
 
-@unix_only
+@posix_only
 def test_without_room_for_a_cache_a_folder_is_read_all_the_same(fresh, capfd, full_disk):
     MNIST(FOLDER)
     Path("data/train.cache.npz").unlink()
@@ -192,7 +191,7 @@ def test_what_looks_wrong_is_warned_of_at_every_start(tmp_path, real, capfd):
         assert "3 files that are ignored, such as 00000_5.PNG" in ignored
 
 
-@unix_only
+@posix_only
 def test_what_a_mac_or_an_editor_leaves_in_a_folder_is_ignored(fresh, real, monkeypatch, capfd):
     images = MNIST(FOLDER).images
     for name in (f"._{real['train'][0][0]}", ".DS_Store", "._photo.jpg"):

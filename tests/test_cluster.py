@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, commands, same_run, wait_for, write_archives
+from conftest import ROOT, commands, posix_only, same_run, wait_for, write_archives
 from distributed import Client
 from tqdm import tqdm
 
@@ -28,7 +28,7 @@ from comparison.identity import group_folder, run_folder
 from experiments import ablation, data_size, robustness
 from main import Args
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+pytestmark = posix_only
 SCHEDULER, WORKER, COMMAND = [
     line for line in commands((ROOT / "README.md").read_text()) if "dask" in line or "HOST" in line
 ]

@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, posix_only
 
 COMMANDS = ("main", "dataset", "model", "compare", "predict", "experiments.ablation")
-posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
 def file_of(module):

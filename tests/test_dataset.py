@@ -9,19 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, decode, tar_bytes, tree
+from conftest import ROOT, decode, images_of, tar_bytes, tree
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import dataset
 from dataset import MNIST, Batches, Split, digest, load_splits, normalise
 from utils.archives import parse_name, read_archive, write_archive
-
-
-def images_of(members):
-    """Return the images uint8 [N, 28, 28] and labels of (name, PNG file) pairs."""
-    images = np.stack([decode(content) for _, content in members])
-    return images, [parse_name(name)[1] for name, _ in members]
 
 
 def idx_files(images, labels):
@@ -167,7 +161,7 @@ def test_original_files_are_packed_extracted_and_drawn_offline(fresh, real, cli,
     prefix = "qmnist-" if name == "QMNIST" else ""
     for split, stem in (("train", "train"), ("test", "test" if name == "QMNIST" else "t10k")):
         images, labels = images_of(real[split][:150])
-        image_file, label_file = idx_files(images, labels)
+        image_file, label_file = idx_files(images, labels.tolist())
         (raw / f"{prefix}{stem}-images-idx3-ubyte").write_bytes(image_file)
         if name == "QMNIST":  # 8 columns of int32, the first of which is the label
             table = np.zeros((150, 8), ">i4")

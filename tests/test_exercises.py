@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, commands, decode, load_run, same_run, write_archives
+from conftest import (
+    ROOT,
+    commands,
+    copy_code,
+    decode,
+    load_run,
+    results,
+    same_run,
+    write_archives,
+)
 from PIL import Image
 
 import main
@@ -77,10 +86,7 @@ def copy(monkeypatch, run_line, empty_plots):
         for module in [*sys.modules]:
             if module.partition(".")[0] in CODE:
                 monkeypatch.delitem(sys.modules, module)
-        for path in (*ROOT.glob("*.py"), *ROOT.glob("utils/*.py"), *ROOT.glob("comparison/*.py")):
-            target = Path(path.relative_to(ROOT))
-            target.parent.mkdir(exist_ok=True)
-            shutil.copy(path, target)
+        copy_code(Path.cwd(), "*.py", "utils/*.py", "comparison/*.py")
         for name, old, new in edits:
             text = Path(name).read_text()
             assert text.count(old) == 1, (name, old)
@@ -167,25 +173,17 @@ def test_letters_are_drawn_and_learned_with_another_constant(tmp_path, monkeypat
     assert "182 training and 26 validation images" in out
     rows, checkpoint = load_run("letters")
     assert rows[-1]["train_accuracy"] > 20 and checkpoint["model"]["fc3.bias"].shape == (26,)
-    (results,) = Path("runs/compare").glob("*/results.json")
-    assert json.loads(results.read_text())["test_images"] == [3] * 26
+    (path,) = Path("runs/compare").glob("*/results.json")
+    assert json.loads(path.read_text())["test_images"] == [3] * 26
 
 
 # --- The figures ------------------------------------------------------------------------------
 
 
-def published_curves(recipe, column):
-    """Return the curves of the published runs, network -> float [R, E]."""
-    runs = json.loads((ROOT / f"plots/results/{recipe}.json").read_text())["runs"]
-    return {
-        model_type: np.array([r["curves"][column] for r in runs if r["model_type"] == model_type])
-        for model_type in ("LeNet5", "CustomMLP")
-    }
-
-
 def test_figures_of_the_published_runs_are_theirs():
-    test, train = (published_curves("baseline", f"{s}_accuracy") for s in ("test", "train"))
-    cnn, mlp, train = test["LeNet5"], test["CustomMLP"], train["LeNet5"]
+    networks = results("baseline").networks
+    cnn, mlp = (networks[name].curves("test_accuracy") for name in ("LeNet5", "CustomMLP"))
+    train = networks["LeNet5"].curves("train_accuracy")
     gains = (cnn - mlp)[:, 2]  # after the third epoch
     text = spaced(PAGES["exercises"])
     for expected in (

@@ -1,26 +1,22 @@
 """comparison/identity.py: what makes two runs the same."""
 
-import shutil
 import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import copy_code
 
 from comparison import identity
 from comparison.identity import group_folder, run_folder
 from main import Args
 
 DATA = ("a digest", "another")
-ROOMS = ("*.py", "utils/*.py")
 
 
 @pytest.fixture
 def code(tmp_path, monkeypatch):
     """A copy of the code, whose identity is asked for."""
-    for path in (path for room in ROOMS for path in ROOT.glob(room)):
-        (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
-        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    copy_code(tmp_path, "*.py", "utils/*.py")
     monkeypatch.setattr(identity, "ROOT", tmp_path)
     yield tmp_path
     identity.source_of.cache_clear()

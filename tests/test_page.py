@@ -8,8 +8,8 @@ import io
 import json
 import re
 import shutil
-import time
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -25,7 +25,6 @@ from model import MODELS
 from reading.classifier import Classifier, classify, load_classifier
 from reading.crops import to_mnist
 from reading.page import TEMPLATE, pick_samples, render_page
-from utils.archives import decode_png, parse_name
 from utils.augment import deskew_batch
 from utils.files import UserError
 
@@ -53,14 +52,13 @@ def classifiers():
 
 
 @pytest.fixture(scope="module")
-def images(real):
-    """The first 500 test images, uint8 [500, 28, 28]."""
-    return torch.from_numpy(np.stack([decode_png(content) for _, content in real["test"]]))
+def images(digits):
+    return torch.from_numpy(digits[0])
 
 
 @pytest.fixture(scope="module")
-def labels(real):
-    return torch.tensor([parse_name(name)[1] for name, _ in real["test"]])
+def labels(digits):
+    return torch.from_numpy(digits[1])
 
 
 def predict_all(classifiers, images):
@@ -178,11 +176,7 @@ def bars(page):
 
 def wait_for(page, condition):
     """Wait until an expression in the page is true."""
-    for _ in range(200):
-        if page.js(f"return {condition}"):
-            return
-        time.sleep(0.02)
-    raise AssertionError(condition)
+    conftest.wait_for(lambda: page.js(f"return {condition}"))
 
 
 # --- The same numbers as Python's ---------------------------------------------------------------
@@ -476,10 +470,8 @@ def test_a_download_is_the_tar_that_python_reads(page, tmp_path):
     path = page.downloads / "test.tar"
     page.js("document.getElementById('test').focus()")
     page.press(ENTER)  # as Chromium lets only people download twice
-    for _ in range(500):
-        if path.exists() and path.stat().st_size and not list(page.downloads.glob("*.part")):
-            break
-        time.sleep(0.02)
+    conftest.wait_for(lambda: path.exists() and path.stat().st_size)
+    conftest.wait_for(lambda: not list(page.downloads.glob("*.part")))
     images, labels = kept_digits(page)
     shutil.copy(path, tmp_path)
     read = MNIST(tmp_path / "test")

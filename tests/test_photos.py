@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import decode
 from photographs import light, write_row
 from PIL import Image, ImageDraw
 from scipy import ndimage
@@ -21,9 +20,9 @@ from utils.files import UserError
 
 
 @pytest.fixture(scope="module")
-def digits(real):
+def digits(digits):
     """The first 100 test images, uint8 [100, 28, 28]."""
-    return np.stack([decode(content) for _, content in real["test"][:100]])
+    return digits[0][:100]
 
 
 probabilities = partial(classifier.probabilities, load_classifier(WEIGHTS / "LeNet5.pt"))

@@ -11,27 +11,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, commands, decode, load_run, tar_bytes
+from conftest import ROOT, commands, load_run, results, tar_bytes
 from PIL import Image
 
 import main
 import predict
 from comparison.analysis import calibration_error
-from comparison.results import load_comparison
 from main import Args
 from model import MODELS
 from reading import onnx as reading_onnx
-from utils.archives import parse_name
 from utils.checkpoint import RUNS, load_weights, pack_weights
 
 WEIGHTS = {name: str(predict.WEIGHTS / f"{name}.pt") for name in MODELS}
-
-
-@pytest.fixture(scope="module")
-def digits(real):
-    """The first 500 test images uint8 [500, 28, 28], and their labels int [500]."""
-    images = np.stack([decode(content) for _, content in real["test"]])
-    return images, np.array([parse_name(name)[1] for name, _ in real["test"]])
 
 
 def write_sheet(path, images, columns=10):
@@ -63,7 +54,7 @@ def test_shipped_weights_are_small_good_and_calibrated(model_type, shipped_test_
     classifier = predict.load_classifier(WEIGHTS[model_type])
     shares = predict.classify(classifier, images).softmax(dim=1).numpy()
     accuracy = 100 * (shares.argmax(axis=1) == labels.numpy()).mean()
-    published = load_comparison(ROOT / "plots/results/best.json").networks[model_type].accuracies
+    published = results("best").networks[model_type].accuracies
     assert accuracy > published.mean() - 0.2  # four standard deviations of a run
     assert calibration_error(shares, labels.numpy()) <= 0.5
 
@@ -147,13 +138,12 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     (("--test", "none"), "none"),
     (("--test", "README.md"), "README.md: not a readable archive"),
 ])  # fmt: skip
-def test_wrong_flags_are_one_line(place, cli, flags, tells):
+def test_wrong_flags_are_one_line(place, refused, flags, tells):
     Path("README.md").write_text("text")
     _, weights = load_weights(WEIGHTS["CustomMLP"])
     Path("other.pt").write_bytes(pack_weights("LeNet5", False, weights))
     Path("unknown.pt").write_bytes(pack_weights("VGG", False, weights))
-    code, out, err = cli(predict, *flags)
-    assert (code, out, err.count("\n")) == (2, "", 1) and tells in err
+    assert tells in refused(predict, *flags)
     assert {path.name for path in place.iterdir()} == {"README.md", "other.pt", "unknown.pt"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT, commands, decode, load_run, tar_bytes, write_archives
+from conftest import ROOT, commands, copy_code, images_of, load_run, tar_bytes, write_archives
 from nbclient import NotebookClient
 from photographs import photograph
 
@@ -50,13 +50,10 @@ def git(*words):
 def clone(tmp_path, monkeypatch, real):
     """The working folder as a clone with small archives and the files that a reader has made."""
     monkeypatch.chdir(tmp_path)
-    for path in (path for pattern in CODE for path in ROOT.glob(pattern)):
-        target = Path(path.relative_to(ROOT))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    copy_code(tmp_path, *CODE)
     shutil.copytree(ROOT / "data/weights", "data/weights")
     write_archives(Path("data"), real, 600, 100)
-    images = np.stack([decode(content) for _, content in real["test"][:20]])
+    images, _ = images_of(real["test"][:20])
     for number, name in enumerate(("photo", "row", "sheet", "sheet2")):
         content = photograph(images[5 * number :][:5], np.random.default_rng(number), largest=5)
         Path(f"{name}.jpg").write_bytes(content)

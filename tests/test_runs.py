@@ -7,15 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import run_module, wait_for
+from conftest import posix_only, run_module, wait_for
 
 import main
 from comparison import runs
 from comparison.runs import cores, finish_run, train_all
 from main import Args
 from utils.checkpoint import RUNS, load_checkpoint
-
-posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
 def test_cores_honour_affinity_and_quota(tmp_path, monkeypatch):
