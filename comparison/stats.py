@@ -23,8 +23,6 @@ class Summary:
 
     mean: float
     interval: Interval | None
-    min: float
-    max: float
 
     @property
     def ends(self) -> Interval:
@@ -71,8 +69,7 @@ def _within(interval: Interval | None, limits: Interval) -> Interval | None:
 
 def describe(values: Values, limits: Interval = PERCENT) -> Summary:
     """Return values described, the interval of their mean cut off at limits."""
-    interval = _within(t_interval(values), limits)
-    return Summary(float(np.mean(values)), interval, float(min(values)), float(max(values)))
+    return Summary(float(np.mean(values)), _within(t_interval(values), limits))
 
 
 def format_interval(interval: Interval | None, places: int, sign: str = "") -> str:

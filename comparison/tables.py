@@ -47,7 +47,6 @@ def column_table(head: str, columns: Sequence[tuple[str, Mapping[str, str]]]) ->
 
 def figures(runs: NetworkRuns) -> dict[str, str]:
     """Return the column of a network: what is known of its runs after the last epoch."""
-    accuracy = describe(runs.accuracies)
     over_images = describe(100 * runs.correct_shares)
     over_epochs = describe(runs.curves("test_accuracy").mean(axis=1))
     calibration = describe([run.calibration_error for run in runs.runs])
@@ -56,9 +55,9 @@ def figures(runs: NetworkRuns) -> dict[str, str]:
         return describe(runs.curves(column)[:, -1], limits)
 
     return {
-        "test accuracy, %": format_mean(accuracy, 2),
+        "test accuracy, %": format_mean(describe(runs.accuracies), 2),
         "over the test images": format_interval(over_images.interval, 2),
-        "lowest to highest": f"{accuracy.min:.2f} to {accuracy.max:.2f}",
+        "lowest to highest": f"{runs.accuracies.min():.2f} to {runs.accuracies.max():.2f}",
         "test accuracy, %, mean over epochs": format_mean(over_epochs, 2),
         "test loss": format_mean(last("test_loss", LOSS), 4),
         "calibration error, points": format_mean(calibration, 2),
