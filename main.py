@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 from dataset import Batches, Split, digest, load_splits, prepare
-from model import MODELS, TITLES, make_model
+from model import COLOURS, MODELS, TITLES, make_model
 from utils import checkpoint, distributed
 from utils.augment import make_augmentation
 from utils.checkpoint import History
@@ -289,9 +289,10 @@ def plot_curves(args: Args, folder: Path, history: History) -> None:
     """Write a run's loss and accuracy plot, and print where everything is."""
     from utils.plots import plot_run  # here, as matplotlib takes a while to import
 
+    title, colour = f"{TITLES[args.model_type]}, run {folder.name}", COLOURS[args.model_type]
     for metric in ("loss", "accuracy"):
         path = PLOTS / f"{metric}_plot_{folder.name}.png"
-        atomic_write(path, plot_run(metric, folder.name, args.model_type, history, TITLES))
+        atomic_write(path, plot_run(metric, title, colour, history))
         print(path)
     print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
 

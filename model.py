@@ -8,6 +8,7 @@ Every network takes images [B, 1, 28, 28] (float32) and returns logits [B, class
 
 from utils.command import run_command  # isort: split
 
+import itertools
 import math
 
 import torch
@@ -115,6 +116,9 @@ def titles(models: dict[str, type[nn.Module]]) -> dict[str, str]:
 
 
 TITLES = titles(MODELS)
+# The colour-blind safe palette of Okabe and Ito (2008): a network's colour is its place's.
+PALETTE = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+COLOURS = dict(zip(MODELS, itertools.cycle(PALETTE), strict=False))
 
 
 def parameter_sums(model: nn.Module) -> list[str]:

@@ -10,9 +10,9 @@ from matplotlib.patches import Patch
 
 from comparison.results import NetworkRuns
 from comparison.stats import Summary, describe
-from model import TITLES
+from model import COLOURS, PALETTE, TITLES
 from utils.classes import CLASSES
-from utils.plots import PALETTE, colour_of, epoch_axis, metric_scale, subplots, to_png
+from utils.plots import epoch_axis, metric_scale, subplots, to_png
 
 
 def legend_below(figure: Figure, axis: Axes, title: str) -> None:
@@ -34,7 +34,7 @@ def plot_comparison(metric: str, networks: Mapping[str, NetworkRuns], trained_on
         for model_type, runs in networks.items():
             curves = runs.curves(f"{split}_{metric}")
             epochs = np.arange(1, curves.shape[1] + 1)
-            colour = colour_of(TITLES, model_type)
+            colour = COLOURS[model_type]
             axis.plot(epochs, curves.mean(axis=0), color=colour, label=TITLES[model_type])
             low, high = curves.min(axis=0), curves.max(axis=0)
             axis.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
@@ -73,7 +73,7 @@ def plot_finals(accuracies: Mapping[str, np.ndarray]) -> bytes:
     """Draw each network's final accuracies in percent: network -> float [R]."""
     figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(accuracies)))
     rows = {TITLES[model_type]: finals for model_type, finals in accuracies.items()}
-    draw_rows(axis, rows, [colour_of(TITLES, model_type) for model_type in accuracies])
+    draw_rows(axis, rows, [COLOURS[model_type] for model_type in accuracies])
     axis.set_xlabel("Test accuracy after the last epoch (%)")
     # At least 0.6 points: close-up, differences of few images would look large.
     low, high = axis.get_xlim()
@@ -91,7 +91,7 @@ def plot_classes(networks: Mapping[str, Mapping[str, Summary]]) -> bytes:
         x = [CLASSES.index(name) + aside for name in classes]
         ends = np.array([summary.ends for summary in classes.values()])
         means = [summary.mean for summary in classes.values()]
-        colour = colour_of(TITLES, model_type)
+        colour = COLOURS[model_type]
         axis.vlines(x, ends[:, 0], ends[:, 1], color=colour, lw=3)
         axis.plot(x, means, "D", color=colour, ms=6, label=TITLES[model_type])
     count = len(CLASSES)
@@ -192,10 +192,10 @@ def plot_hard_images(
                 axis.text(
                     left + 20 + 8 * (column - (len(predictions) - 1) / 2), top + 49,
                     CLASSES[classes[place]], ha="center", va="center", fontsize=10, weight="bold",
-                    color=colour_of(TITLES, model_type),
+                    color=COLOURS[model_type],
                 )  # fmt: skip
         axis.set(xlim=(0, 400), ylim=(57 * count, 0), aspect="equal")  # imshow has set others
-    patches = [Patch(color=colour_of(TITLES, name), label=TITLES[name]) for name in predictions]
+    patches = [Patch(color=COLOURS[name], label=TITLES[name]) for name in predictions]
     figure.legend(
         handles=patches, loc="outside lower center", ncols=len(patches), fontsize=10,
         title="number in the test set, true class, image, and the class that most runs predict:",

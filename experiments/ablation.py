@@ -18,7 +18,7 @@ from comparison.tables import column_table, describe_seeds, setup_table
 from dataset import load_splits
 from experiments.study import Study, final_accuracies, finish_study, train_runs
 from main import RECIPES, Args, run
-from model import TITLES
+from model import COLOURS, TITLES
 from utils.settings import positive
 
 BEST = RECIPES["best"]
@@ -113,7 +113,7 @@ def render(study: Study) -> str:
 def draw(study: Study) -> bytes:
     """Draw each network's ablation: a row per step, its runs as dots, the mean and its interval."""
     from comparison.plots import draw_rows
-    from utils.plots import colour_of, subplots, to_png
+    from utils.plots import subplots, to_png
 
     models = study.values("model_type")
     steps = [name for name in study.values("step") if all_steps()[name].table != "extras"]
@@ -121,7 +121,7 @@ def draw(study: Study) -> bytes:
     figure, axes = subplots(1, len(models), size, sharex=True, sharey=True, squeeze=False)
     for axis, model_type in zip(axes[0], models, strict=True):
         rows = {step: study.accuracies[model_type, step] for step in steps}
-        draw_rows(axis, rows, [colour_of(TITLES, model_type)] * len(rows))
+        draw_rows(axis, rows, [COLOURS[model_type]] * len(rows))
         axis.set(xlabel="Accuracy on validation images (%)", title=TITLES[model_type])
     title = "Each step adds to the one above; dots are runs, bars the means' 95 % intervals"
     figure.suptitle(title)

@@ -19,7 +19,7 @@ from dataset import load_splits
 from experiments.study import Study, draw_band, final_accuracies, finish_study, train_runs
 from experiments.subset import STEPS, SubsetArgs, run_on_subset
 from main import AUGMENTED, Args
-from model import MODELS, TITLES
+from model import COLOURS, MODELS, TITLES
 from utils.files import UserError
 
 SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 60_000]
@@ -90,14 +90,14 @@ def draw(study: Study) -> bytes:
     """Draw each network's error over the number of training images, plain and augmented."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-    from utils.plots import colour_of, subplots, to_png
+    from utils.plots import subplots, to_png
 
     sizes = study.values("images")
     figure, axes = subplots(1, 2, figsize=(10, 4.8), sharey=True)
     for axis, augmented in zip(axes, (False, True), strict=True):
         for model_type in study.values("model_type"):
             errors = [describe(100 - study.accuracies[model_type, augmented, n]) for n in sizes]
-            style = {"color": colour_of(TITLES, model_type), "label": TITLES[model_type]}
+            style = {"color": COLOURS[model_type], "label": TITLES[model_type]}
             draw_band(axis, sizes, errors, **style)
         axis.set(xscale="log", yscale="log", xlabel="Training images")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right")

@@ -36,7 +36,7 @@ from dataset import digest, load_splits
 from experiments import ablation, data_size, robustness, weights
 from experiments.study import load_study
 from main import RECIPES, Args
-from model import MODELS, TITLES, count_parameters
+from model import COLOURS, MODELS, TITLES, count_parameters
 from utils.checkpoint import RUNS, load_checkpoint
 from utils.files import PLOTS, write_all
 from utils.metrics import format_row
@@ -193,8 +193,9 @@ def run_files(folder: Path) -> Files:
     if checkpoint["settings"] != dataclasses.asdict(Args()):
         return {}
     files = {RESULTS / "run.json": to_json({"history": history})}
+    title, colour = f"{TITLES[Args.model_type]}, run {folder.name}", COLOURS[Args.model_type]
     for metric in ("loss", "accuracy"):
-        picture = plot_run(metric, folder.name, folder.name, history, TITLES)
+        picture = plot_run(metric, title, colour, history)
         files[RESULTS / f"{metric}_plot_{folder.name}.png"] = picture
     return files
 

@@ -24,7 +24,7 @@ from dataset import Batches, Split, load_splits, prepare
 from experiments import perturb
 from experiments.study import Study, draw_band, finish_study, train_runs
 from main import EVALUATION_BATCH, RECIPES, Args, run
-from model import MODELS, TITLES
+from model import COLOURS, MODELS, TITLES
 from utils.checkpoint import load_checkpoint
 from utils.device import select_device
 
@@ -145,7 +145,7 @@ def draw(study: Study) -> bytes:
     """Draw small multiples: for each recipe a panel per perturbation, accuracy over strength."""
     from matplotlib.figure import Figure
 
-    from utils.plots import colour_of, to_png
+    from utils.plots import to_png
 
     recipes, names = study.values("recipe"), study.values("perturbation")
     columns = 4
@@ -159,7 +159,7 @@ def draw(study: Study) -> bytes:
             about = PERTURBATIONS[name]
             for model_type in study.values("model_type"):
                 summaries = [study.summary(recipe, model_type, name, s) for s in about.strengths]
-                style = {"color": colour_of(TITLES, model_type), "label": TITLES[model_type]}
+                style = {"color": COLOURS[model_type], "label": TITLES[model_type]}
                 draw_band(axis, about.strengths, summaries, **style)
             axis.set(title=name, xlabel=about.unit, ylim=(0, 102))
             axis.grid(alpha=0.3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model import TITLES
+from model import COLOURS, TITLES
 from reading.classifier import Classifier, classify
 from utils.classes import CLASSES
 from utils.files import UserError
@@ -51,8 +51,7 @@ def render_page(
     """Return the page as HTML that needs no other file.
 
     Args:
-        classifiers: network -> its classifier, of the three networks. Their order is the page's; it
-            gives the colours as well.
+        classifiers: network -> its classifier, of the three networks, in the page's order.
         images: test images uint8 [N, 28, 28], of which the page shows some.
         labels: int64 [N].
         origin: whose networks these are, "" if they are all the shipped ones; the page shows it.
@@ -60,10 +59,8 @@ def render_page(
     Raises:
         UserError: for another network, which the page can't compute.
     """
-    from utils.plots import PALETTE  # here, as matplotlib takes a while
-
     networks = {}
-    for (name, classifier), colour in zip(classifiers.items(), PALETTE, strict=False):
+    for name, classifier in classifiers.items():
         if name not in NETWORKS:
             raise UserError(f"{name}: the page can't compute it; it knows {', '.join(NETWORKS)}")
         weights = classifier.network.state_dict()
@@ -71,7 +68,7 @@ def render_page(
             "title": TITLES[name],
             "deskew": classifier.deskewed,
             "temperature": classifier.temperature,
-            "colour": colour,
+            "colour": COLOURS[name],
             "weights": {k: _encode(v.numpy().astype("<f4")) for k, v in weights.items()},
         }
     lenet, mlp = (

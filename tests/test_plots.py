@@ -64,7 +64,7 @@ def test_curves_fill_their_panels_and_stay_inside(drawn, metric, recipe):
 def test_accuracies_of_100_percent_can_be_drawn(drawn):
     history = [{"epoch": 1, "train_accuracy": 90.0, "test_accuracy": 99.0},
                {"epoch": 2, "train_accuracy": 100.0, "test_accuracy": 0.0}]  # fmt: skip
-    shared_plots.plot_run("accuracy", "one", "LeNet5", history, TITLES)
+    shared_plots.plot_run("accuracy", "LeNet-5, run one", "blue", history)
     line = drawn[0].axes[0].lines[0]
     assert np.isfinite(drawn[0].axes[0].transData.transform(line.get_xydata())).all()
 

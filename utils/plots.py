@@ -4,7 +4,7 @@ Figures are made without pyplot, so that importing this changes nothing in a not
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,6 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-# The colour-blind safe palette of Okabe and Ito (2008): a network's colour is its place's.
-PALETTE = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-Titles = Mapping[str, str]  # network -> title, in the order that gives the colours
 # A README shows a picture about 830 pixels wide: what is F points in one W inches wide is there
 # 8.6 * F / W points. So no font is smaller than 9.5 in those 10 inches wide, and 7.5 in 8.
 
@@ -31,10 +28,6 @@ def subplots(
     """Return a figure and its axes, as pyplot.subplots() does."""
     figure = Figure(figsize=figsize, layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
-
-
-def colour_of(titles: Titles, model_type: str) -> str:
-    return PALETTE[list(titles).index(model_type) % len(PALETTE)]
 
 
 def to_png(figure: Figure) -> bytes:
@@ -89,9 +82,7 @@ def plot_samples(images: np.ndarray, labels: Sequence[int]) -> bytes:
 # --- One run ----------------------------------------------------------------------------------
 
 
-def plot_run(
-    metric: str, name: str, model_type: str, history: list[dict[str, float]], titles: Titles
-) -> bytes:
+def plot_run(metric: str, title: str, colour: str, history: list[dict[str, float]]) -> bytes:
     """Draw one run's loss or accuracy, the metric, over its epochs, as a PNG."""
     places = {"loss": 4, "accuracy": 2}[metric]
     epochs = [row["epoch"] for row in history]
@@ -101,13 +92,13 @@ def plot_run(
         train = split == "train"
         axis.plot(
             epochs, values, "--" if train else "-", marker="o", ms=4,
-            color="#555555" if train else colour_of(titles, model_type),
+            color="#555555" if train else colour,
             label=f"{split}, final {values[-1]:.{places}f}",
         )  # fmt: skip
     if len(history) == 1:
         axis.set_xlim(0, 2)
     metric_scale(axis, metric)
-    axis.set(title=f"{titles[model_type]}, run {name}: {metric}")
+    axis.set(title=f"{title}: {metric}")
     epoch_axis(axis)
     axis.legend()
     return to_png(figure)
