@@ -222,15 +222,11 @@ def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, ref
 # --- Damage -----------------------------------------------------------------------------------
 
 
-def flipped(content, place):
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
-
-
 DAMAGE = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
     "of another program": lambda path: torch.save({"model": {}}, path),
     "missing": Path.unlink,
-    "one byte of the weights": lambda path: path.write_bytes(flipped(path.read_bytes(), 20_000)),
+    "one byte": lambda path: path.write_bytes(mutate(path.read_bytes(), [("flip", 0.1, 1)])),
 }
 
 
