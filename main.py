@@ -287,14 +287,19 @@ def main() -> None:
 
 def plot_curves(args: Args, folder: Path, history: History) -> None:
     """Write a run's loss and accuracy plot, and print where everything is."""
+    for name, plot in draw_curves(args, folder.name, history).items():
+        atomic_write(PLOTS / name, plot)
+        print(PLOTS / name)
+    print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
+
+
+def draw_curves(args: Args, run_name: str, history: History) -> dict[str, bytes]:
+    """Return a run's loss and accuracy plot, file name -> PNG."""
     from utils.plots import plot_run  # here, as matplotlib takes a while to import
 
-    title, colour = f"{TITLES[args.model_type]}, run {folder.name}", COLOURS[args.model_type]
-    for metric in ("loss", "accuracy"):
-        path = PLOTS / f"{metric}_plot_{folder.name}.png"
-        atomic_write(path, plot_run(metric, title, colour, history))
-        print(path)
-    print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
+    title, colour = f"{TITLES[args.model_type]}, run {run_name}", COLOURS[args.model_type]
+    metrics = ("loss", "accuracy")
+    return {f"{m}_plot_{run_name}.png": plot_run(m, title, colour, history) for m in metrics}
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ from comparison.tables import (
 from dataset import digest, load_splits
 from experiments import ablation, data_size, robustness, weights
 from experiments.study import load_study
-from main import RECIPES, Args
-from model import COLOURS, MODELS, TITLES, count_parameters
+from main import RECIPES, Args, draw_curves
+from model import MODELS, TITLES, count_parameters
 from utils.checkpoint import RUNS, load_checkpoint
 from utils.files import PLOTS, write_all
 from utils.metrics import format_row
@@ -184,20 +184,14 @@ def result_files(name: str, path: Path) -> Files:
 
 def run_files(folder: Path) -> Files:
     """Return the history and the plots of a run with the defaults, if it is one and finished."""
-    from utils.plots import plot_run  # here, as matplotlib takes a while
-
     if not is_finished(Args(), folder):
         return {}
     checkpoint = load_checkpoint(folder)
-    history = checkpoint["history"]
     if checkpoint["settings"] != dataclasses.asdict(Args()):
         return {}
-    files = {RESULTS / "run.json": to_json({"history": history})}
-    title, colour = f"{TITLES[Args.model_type]}, run {folder.name}", COLOURS[Args.model_type]
-    for metric in ("loss", "accuracy"):
-        picture = plot_run(metric, title, colour, history)
-        files[RESULTS / f"{metric}_plot_{folder.name}.png"] = picture
-    return files
+    plots = draw_curves(Args(), folder.name, checkpoint["history"])
+    files = {RESULTS / "run.json": to_json({"history": checkpoint["history"]})}
+    return files | {RESULTS / name: plot for name, plot in plots.items()}
 
 
 def main() -> None:
