@@ -118,7 +118,8 @@ def compare_seeds(flags: argparse.Namespace) -> None:
     splits = load_splits(args.data_dir, args.val_size)
     group = group_folder(args, [digest(split) for split in splits], run)
     jobs = {run_folder(args, group): args for args in all_args}
-    failed = train_all(run, jobs, flags.at_once, flags.cluster)
+    at_once = flags.at_once or max(1, cores() // args.threads)
+    failed = train_all(run, jobs, at_once, flags.cluster)
     finished = {folder: args for folder, args in jobs.items() if folder not in failed}
     if finished:
         comparison, predictions = results.evaluate(finished, splits)
@@ -191,7 +192,7 @@ def parse_flags() -> argparse.Namespace:
     parser = ManyRunsParser(__doc__, seeds=10)
     parser.add_argument("--first_seed", type=int, default=0, help="then 1 more each (default: 0)")
     parser.add_argument(
-        "--at_once", type=positive, default=cores(), help="side by side on a CPU (default: cores)"
+        "--at_once", type=positive, help="side by side on a CPU (default: cores / threads)"
     )
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="show these runs of main.py")
     add_settings(parser, Args, RECIPES, leave_out=("model_type", "seed", "val_size", "data_dir"))

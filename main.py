@@ -237,7 +237,9 @@ def run(
             )
         row["seconds"], started = time.perf_counter() - started, time.perf_counter()
         history.append(row)
-        checkpoint.save_run(folder, args, data, model, optimizer, generator, history)
+        checkpoint.save_run(
+            folder, args, data, model, optimizer, generator, history, len(training.labels)
+        )
         if verbose:
             print(format_row(row), flush=True)
     return history

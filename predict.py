@@ -211,18 +211,17 @@ def write_page(path: Path, run: str | None) -> None:
     if run is not None:
         classifier = load_classifier(run)
         classifiers[classifier.model_type] = classifier
-        origin = describe_run(run, classifier)
+        origin = describe_origin(run, classifier)
     atomic_write(path, page.render_page(classifiers, *shipped_test_images(), origin).encode())
     print(path)
 
 
-def describe_run(run: str, classifier: Classifier) -> str:
-    """Return which run this is, its number of images if they are there, its initial weights."""
+def describe_origin(run: str, classifier: Classifier) -> str:
+    """Return which run this is, its number of images if it is known, its initial weights."""
     settings, _ = load_weights(run)
     parts = [f"{TITLES[classifier.model_type]} is run {classifier.name}"]
-    training = list_images(Path(settings["data_dir"], "train")) if "data_dir" in settings else []
-    if training:
-        parts.append(f"trained on {len(training) - settings['val_size']:,} images")
+    if settings["images"]:
+        parts.append(f"trained on {settings['images']:,} images")
     if settings.get("init", "random") != "random":
         parts.append(f"with the initial weights {settings['init']}")
     return ", ".join(parts) + "."

@@ -65,6 +65,9 @@ def test_own_run_predicts_as_it_did_in_training(small, cli, empty_plots):
     row = load_run("mine")[0][-1]
     figures = f"loss {row['test_loss']:.4f}, accuracy {row['test_accuracy']:.2f} %"
     assert (code, err) == (0, "") and out.startswith(f"mine on data/test: 100 images, {figures}")
+    Path("data").unlink()  # what the folder holds today does not matter
+    text = predict.describe_origin("mine", predict.load_classifier("mine"))
+    assert text == "CustomMLP is run mine, trained on 300 images."
 
 
 # --- Pictures ---------------------------------------------------------------------------------

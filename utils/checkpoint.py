@@ -101,8 +101,12 @@ def save_run(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     history: History,
+    images: int,
 ) -> None:
-    """Write all that it takes to resume to checkpoint.pt, then metrics.csv; only rank 0 writes."""
+    """Write all that it takes to resume to checkpoint.pt, then metrics.csv; only rank 0 writes.
+
+    And how many images it was trained on, for people.
+    """
     if rank() != 0:
         return
     checkpoint = {
@@ -114,6 +118,7 @@ def save_run(
         "history": history,
         "settings": dataclasses.asdict(args),
         "data": data,
+        "images": images,
     }
     content = io.BytesIO()
     torch.save(checkpoint, content)
@@ -244,10 +249,12 @@ def find_weights(source: str) -> Path:
 def load_weights(source: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the settings (model_type, deskew and temperature at least) and state dict of a source.
 
-    See find_weights(); UserError if it is missing or damaged.
+    The settings hold the number of training images, too, None if it is not known. See
+    find_weights(); UserError if it is missing or damaged.
     """
     content = _load(find_weights(source))
-    return {"temperature": 1.0} | content["settings"], content["model"]
+    others = {"temperature": 1.0, "images": content.get("images")}
+    return others | content["settings"], content["model"]
 
 
 def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
