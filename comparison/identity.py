@@ -2,8 +2,8 @@
 
 A run depends on its settings, its images and labels, the code that decides its numbers, the kind
 of device, the number of threads and of processes, and PyTorch. The code is that of main.run() and
-of the network with all that they name, and what that names in turn. Comments, docstrings and layout
-don't count, nor does any other network.
+of the network's line in MODELS with all that they name, and what that names in turn. Comments,
+docstrings and layout don't count, nor does any other network.
 """
 
 import ast
@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 import main
-from model import MODELS
 from utils.checkpoint import RUNS, find_weights
 from utils.device import select_device
 from utils.distributed import world_size
@@ -28,6 +27,8 @@ from utils.distributed import world_size
 ROOT = Path(__file__).parent.parent
 # What these files do decides no number: they write, read and print.
 NO_NUMBERS = {"compare.py", "predict.py", "files.py", "checkpoint.py", "metrics.py", "settings.py"}
+# Of these rooms neither.
+OTHER_ROOMS = ("comparison", "reading", "experiments", "tests")
 # Settings and data count by their values, and each network for itself.
 BY_VALUE = {"Args", "RECIPES", "MODELS", "load_splits", "digest"}
 # Settings that name a run within its group, or that stand in its identity in another form.
@@ -35,30 +36,43 @@ OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads")
 
 
 @functools.cache
-def source_of(name: str, path: str) -> list[str]:
-    """Return the source of a file's function or class and of all that it uses in this project.
+def source_of(code: str, path: str = "") -> list[str]:
+    """Return code and the source of all that it uses in this project's files, and in one more.
 
     That is found by its name alone: of two definitions with the same name both count.
     """
-    imported = [file for file in ROOT.glob("*.py") if file.stem in sys.modules]
-    paths = [Path(path), *imported, *ROOT.glob("utils/*.py")]
+    paths = [*ROOT.glob("utils/*.py"), *_imported()] + ([Path(path)] if path else [])
     files = [_definitions(file) for file in paths if file.name not in NO_NUMBERS]
-    sources, seen, pending = set(), BY_VALUE.copy(), [name]
+    sources, seen = set(), BY_VALUE.copy()
+    pending: list[ast.AST] = [ast.parse(code)]
     while pending:
-        name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for statement in (definitions[name] for definitions in files if name in definitions):
-            sources.add(ast.unparse(statement))
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Name):
-                    pending.append(node.id)
-                elif isinstance(node, ast.Attribute):
-                    pending.append(node.attr)
-                elif isinstance(node, ast.alias):
-                    pending.append(node.name)
+        statement = pending.pop()
+        sources.add(ast.unparse(statement))
+        for name in _names(statement) - seen:
+            seen.add(name)
+            pending += [definitions[name] for definitions in files if name in definitions]
     return sorted(sources)
+
+
+def _imported() -> list[Path]:
+    """Return the files beside this project's commands that are imported, those of people's too."""
+    stems = [name.split(".") for name in sys.modules if name.split(".")[0] not in OTHER_ROOMS]
+    places = [ROOT.joinpath(*stem) for stem in stems if stem[0] != "utils"]
+    files = [file for place in places for file in (Path(f"{place}.py"), place / "__init__.py")]
+    return [file for file in files if file.is_file()]
+
+
+def _names(statement: ast.AST) -> set[str]:
+    """Return all names in a statement."""
+    names = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.alias):
+            names.add(node.name)
+    return names
 
 
 def _definitions(path: Path) -> dict[str, ast.AST]:
@@ -113,6 +127,16 @@ def group_folder(args: Any, data: Sequence[str], run: Callable = main.run) -> Pa
 
 def run_folder(args: Any, group: Path) -> Path:
     """Return the folder of a run within its group: the network, its code's digest, the seed."""
-    network = MODELS[args.model_type]
-    key = _key(source_of(network.__name__, inspect.getfile(network)))
+    key = _key(source_of(_entry(args.model_type)))
     return group / f"{args.model_type}-{key}-seed{args.seed}"
+
+
+def _entry(model_type: str) -> str:
+    """Return what MODELS in model.py has for a network, as it is written; all of it if unclear."""
+    statement = _definitions(ROOT / "model.py")["MODELS"]
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == model_type:
+                    return ast.unparse(value)
+    return ast.unparse(statement)

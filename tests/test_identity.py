@@ -50,14 +50,37 @@ def test_other_code_is_another_run(code, name, old, new):
     assert folder() != before
 
 
-def test_code_in_a_file_of_ones_own_counts(code, monkeypatch):
-    monkeypatch.setitem(sys.modules, "losses", None)  # as if main.py had imported it
-    (code / "losses.py").write_text("def focal(logits, labels): return logits")
+@pytest.mark.parametrize("module", ["losses", "my.losses"])
+def test_code_in_a_file_of_ones_own_counts(code, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)  # as if main.py had imported it
+    path = code / f"{module.replace('.', '/')}.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("def focal(logits, labels): return logits")
     edit(code / "main.py", "loss = F.cross_entropy", "loss = smooth")
-    edit(code / "main.py", "import torch\n", "import torch\nfrom losses import focal as smooth\n")
+    imports = f"import torch\nfrom {module} import focal as smooth\n"
+    edit(code / "main.py", "import torch\n", imports)
     before = folder()
-    edit(code / "losses.py", "return logits", "return labels")
+    edit(path, "return logits", "return labels")
     assert folder() != before
+
+
+@pytest.mark.parametrize("made, other", [
+    ("wide(8)", "wide(9)"),
+    ("lambda: wide(8)()", "lambda: wide(9)()"),
+    ("functools.partial(Wide, 8)", "functools.partial(Wide, 9)"),
+])  # fmt: skip
+def test_of_a_network_all_counts_that_makes_it(code, made, other):
+    path = code / "model.py"
+    edit(path, "MODELS:", "def wide(n):\n    class Wide(LeNet5):\n        width = n\n\n"
+         "    return Wide\n\n\nclass Wide(LeNet5):\n    width = 1\n\n\nMODELS:")  # fmt: skip
+    edit(path, '"CustomMLP": CustomMLP,', f'"CustomMLP": {made},')
+    folders = {folder("CustomMLP")}
+    edit(path, made, other)
+    folders.add(folder("CustomMLP"))
+    for width in ("width = n", "width = 1"):  # of the one that is used
+        edit(path, width, f"{width} + 1")
+    folders.add(folder("CustomMLP"))
+    assert len(folders) == 3
 
 
 def test_another_network_or_text_for_people_changes_nothing(code):
