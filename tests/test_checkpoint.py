@@ -151,7 +151,7 @@ def finished(small, trained):
     ("best", ("--shift", 2), "--shift 1.0, not 2.0"),
     ("best", ("--epochs", 3), "--epochs 2, which its schedule was laid out for, not 3"),
     ("dnoe", (), "dnoe: no checkpoint"),  # mistyped
-    ("older", (), "was trained with --clip 1.0, not without this setting"),
+    ("older", (), "was trained with --clip 1.0, which Args in main.py has no more"),
     ("other_layers", (), "size mismatch for fc1.bias"),
     ("other_optimizer", (), "was trained with Adam, not with SGD"),
 ])  # fmt: skip
@@ -187,9 +187,10 @@ def test_data_that_moved_another_device_and_more_threads_are_no_other_run(finish
     assert load_run("done")[1]["settings"]["device"] == "cpu"
 
 
-def test_a_run_older_than_a_setting_is_resumed(finished, cli):
+def test_a_run_is_resumed_without_settings_that_came_or_went_and_change_nothing(finished, cli):
     content = load_checkpoint(finished)
     del content["settings"]["init"]
+    content["settings"]["clip"] = 0.0
     torch.save(content, finished / "checkpoint.pt")
     assert cli(main, "--resume", "--name", "done", "--epochs", 3)[0] == 0
 

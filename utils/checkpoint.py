@@ -145,8 +145,8 @@ def _load(path: Path, *parts: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and PyTorch raise many kinds for a damaged file
         raise UserError(
-            f"{path}: damaged, or no file of weights ({type(error).__name__}); take another, such "
-            "as a copy of it"
+            f"{path}: damaged, or no file of weights ({type(error).__name__}); put a copy in its "
+            "place, or remove it and train again"
         ) from error
     for part in ("model", "settings", *parts):
         if part not in content:
@@ -208,12 +208,16 @@ def _check_settings(folder: Path, args: Any, checkpoint: dict[str, Any]) -> None
     now = dataclasses.asdict(args)
     may_change = FREE if args.schedule != "constant" else (*FREE, "epochs")
     for name, value in saved.items():
-        if name not in may_change and now.get(name) != value:
+        if name not in now and value:  # what is 0 or False changed nothing
+            raise UserError(
+                f"{folder}: was trained with --{name} {value}, which Args in main.py has no more; "
+                f"put it back to resume, or {NEW_RUN}"
+            )
+        if name in now and name not in may_change and now[name] != value:
             why = ", which its schedule was laid out for" if name == "epochs" else ""
             raise UserError(
-                f"{folder}: was trained with --{name} {value}{why}, not "
-                f"{now.get(name, 'without this setting')}; leave the flag out to resume, or "
-                f"{NEW_RUN}"
+                f"{folder}: was trained with --{name} {value}{why}, not {now[name]}; leave the "
+                f"flag out to resume, or {NEW_RUN}"
             )
     if args.epochs < checkpoint["epoch"]:
         raise UserError(
