@@ -4,13 +4,19 @@ Ink and masks are arrays [H, W], boxes (left, top, right, bottom) in pixels.
 """
 
 from collections.abc import Iterator
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
+from PIL.ImageChops import darker, lighter
 from scipy import ndimage, spatial
 
+COPY = 1000  # pixels: the longer side of the copy that tells how ink stands out most
+# How much better ink must stand out than in brightness, see to_grey(); in the brightest channel one
+# of two pens may be lost.
+BETTER = 1, 1.2, 2
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
 WIDE = 2.5  # times as wide as tall: two touching digits are narrower
@@ -20,18 +26,24 @@ SHARP = 0.88  # of a sheet's brightness: it is darker beyond the edge
 Box = tuple[int, int, int, int]
 
 
-def look(picture: Image.Image, region: Box, scale: float) -> np.ndarray:
-    """Return a region of a picture at a scale, in its strongest colour channel, float [H, W].
+def to_grey(picture: Image.Image) -> Image.Image:
+    """Return a picture RGB in grey, mode L, so that ink stands out most from noise.
 
-    That is the one, of brightness, red, green and blue, in which ink stands out most from noise.
+    That is its brightness, or at each pixel the darkest or the brightest of red, green and blue: in
+    these coloured ink is dark, or bright, as black or white ink is.
     """
+    bands = picture.split()
+    greys = [picture.convert("L"), reduce(darker, bands), reduce(lighter, bands)]
+    step = max(1, max(picture.size) // COPY)
+    strengths = [_strength(np.asarray(grey.reduce(step), np.float32)) for grey in greys]
+    return greys[int(np.argmax(np.array(strengths) / BETTER))]
+
+
+def look(picture: Image.Image, region: Box, scale: float) -> np.ndarray:
+    """Return a region of a picture L at a scale, float [H, W]."""
     size = [max(1, round(scale * (region[axis + 2] - region[axis]))) for axis in (0, 1)]
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
-    small = picture.resize(size, method, box=region, reducing_gap=3)
-    channels = [np.asarray(band, np.float32) for band in (small.convert("L"), *small.split())]
-    strengths = [_strength(channel) for channel in channels]
-    best = int(np.argmax(strengths))
-    return channels[best if strengths[best] > 1.2 * strengths[0] else 0]
+    return np.asarray(picture.resize(size, method, box=region, reducing_gap=3), np.float32)
 
 
 def _strength(channel: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from reading.crops import SIDE, crop, draw
 from reading.groups import SMALLEST, Digit, Reading, View, distance, enclose, in_lines, name_box
-from reading.ink import find_ink, find_sheet, label, look
+from reading.ink import find_ink, find_sheet, label, look, to_grey
 from reading.pictures import is_mnist
 from reading.sheet import MAX_DIGITS, Classify, Sheet
 
@@ -34,7 +34,7 @@ def find_cut_out(picture: Image.Image, classify: Classify) -> Digit | None:
 
     It is one piece of ink that reaches all four sides, but not all four corners as a frame does.
     """
-    small = picture.convert("L").reduce(max(1, max(picture.size) // 500))
+    small = picture.reduce(max(1, max(picture.size) // 500))
     grey = np.asarray(small, np.float32)
     low, high = np.percentile(grey, [1, 99])
     bright = (grey - low) / max(high - low, 1)
@@ -173,6 +173,7 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     if is_mnist(picture):
         image = np.array(picture.convert("L"))
         return Reading([Digit((0, 0, SIDE, SIDE), image, *classify(image[None]))], [])
+    picture = to_grey(picture)
     if digit := find_cut_out(picture, classify):
         return Reading([digit], [])
     view, sight = see_whole(picture, classify)

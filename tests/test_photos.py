@@ -510,18 +510,16 @@ def test_second_sight_looks_at_what_seemed_too_tall():
     tall = (60, 100, 110, 180)
     ink = frames([tall, *((10 + 40 * n, 10, 30 + 40 * n, 35) for n in range(6))])
     sheet, view = sheet_of(ink), photos.View((300, 330), (0, 0, 300, 330), 1.0)
-    closer, _ = photos.look_closer(
-        on_paper(ink).convert("RGB"), view, photos.Sight(ink, sheet, True, False)
-    )
+    closer, _ = photos.look_closer(on_paper(ink), view, photos.Sight(ink, sheet, True, False))
     assert [group.box for group in sheet.dropped] == [tall]
     assert contains(closer.region, tall)
 
 
 def test_what_lies_beyond_the_paper_stays_out_at_second_sight():
     digit, beyond = (100, 100, 140, 160), (160, 100, 200, 160)
-    picture = on_paper(frames([digit, beyond])).convert("RGB")
+    picture = on_paper(frames([digit, beyond]))
     paper = np.tile(np.arange(300) < 150, (330, 1))
-    grey = np.asarray(picture.convert("L"), float)
+    grey = np.asarray(picture, float)
     sight = photos.Sight(grey, sheet_of(frames([digit])), True, True, paper)
     view = photos.View(picture.size, (0, 0, *picture.size), 1.0)
     _, sheet = photos.look_closer(picture, view, sight)
