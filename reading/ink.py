@@ -152,6 +152,13 @@ def remove_tables(ink: np.ndarray, height: float) -> np.ndarray:
     if height:
         ink = remove_long_lines(ink, ink > weak_threshold(ink), 4 * height)
     labels, boxes = label(find_mask(ink))
+    tables, _ = find_tables(labels, boxes)
+    rings = np.zeros(ink.shape, bool)
+    for n in tables:
+        rings[slices(boxes[n])] |= find_ring(labels[slices(boxes[n])] == n)
+    if rings.any():  # before their flat parts are taken for lines
+        ink = erase(ink, rings)
+        labels, boxes = label(find_mask(ink))
     for find, length in ((find_tables, 1.5), (find_rows, WIDE)):
         pieces, tall = find(labels, boxes)
         if pieces:
@@ -328,6 +335,19 @@ def _is_closed(mask: np.ndarray) -> bool:
     rows, columns = (max(1, size // 4) for size in mask.shape)
     sides = (mask[:, :columns], mask[:, -columns:], mask[:rows].T, mask[-rows:].T)
     return min(side.any(axis=1).mean() for side in sides) > 0.8
+
+
+def find_ring(mask: np.ndarray) -> np.ndarray:
+    """Return the circle or ellipse that a piece [h, w] is, without digits that touch it, or none.
+
+    It is closed, the corners of its box are empty, and most of its ink is near its outline.
+    """
+    filled = np.pad(ndimage.binary_fill_holes(mask), 1)
+    depth = ndimage.distance_transform_edt(filled)[1:-1, 1:-1]
+    ring = mask & (depth < 3 * np.median(depth[mask]))
+    y, x = (size // 10 for size in filled.shape)
+    corners = filled[np.ix_((y, -1 - y), (x, -1 - x))]
+    return ring & (_is_closed(mask) and not corners.any() and ring.sum() > 0.7 * mask.sum())
 
 
 def remove_lines(ink: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
         assert best is not None
         if parts == 3:  # what is bright may be the sheet itself
             found = on_sheet(grey, find, classify)
-            if found and found.quality > max(0.8, best.quality):
+            if found and found.quality > 0.8 and (found.quality > best.quality or not best.dark):
                 return found
         if best.quality > ENOUGH:
             return best

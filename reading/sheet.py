@@ -121,7 +121,8 @@ class Sheet:
                 return True
             broad = all(group.width > 0.4 * group.height for group in pair)
             sure = min(map(self.worth, pair)) > 0.9
-            if down >= 0 and low > 0.4 and broad and sure and whole.height > 2 * whole.width:
+            slim = whole.height > 2 * max(group.width for group in pair)
+            if down >= 0 and low > 0.3 and broad and sure and slim:
                 return True
         return False
 
@@ -333,11 +334,12 @@ class Sheet:
         return share * (1 - sum(g.contact for g in self.groups) / (2 * sum(self.ink.shape)))
 
     def left_out(self) -> Iterator[Box]:
-        """Yield where ink was left out that may be a digit."""
-        for group in self.dropped:
-            thin = min(group.mask.shape) < 0.1 * max(group.mask.shape)
-            tall = group.height / self.height
-            if group.confidence > 0.9 and 0.3 < tall < 2 * LARGEST and not thin:
+        """Yield where ink was left out that may be a digit: much smaller ones if they are many."""
+        sure = [g for g in self.dropped if g.confidence > 0.9 and not g.is_thin]
+        heights = [group.height / self.height for group in sure]
+        least = 0.15 if sum(0.15 < height <= 0.3 for height in heights) > 2 else 0.3
+        for group, height in zip(sure, heights, strict=True):
+            if least < height < 2 * LARGEST:
                 yield group.box
 
     def unread(self, view: View) -> Iterator[str]:

@@ -14,7 +14,7 @@ from predict import WEIGHTS, load_classifier
 from reading import classifier, photos
 from reading.crops import area_weights, set_stroke, to_mnist
 from reading.groups import contains, in_lines
-from reading.ink import find_sheet, otsu, remove_lines
+from reading.ink import find_ring, find_sheet, otsu, remove_lines
 from reading.pictures import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
 
@@ -647,6 +647,40 @@ def read_rows(digits, draw_form, rows=(0, 1, 2)):
     return tuple(texts)
 
 
+@pytest.mark.parametrize("first, growth", [(0, 1.4), (8, 1.3), (32, 1.5)])
+def test_a_circle_around_a_number_is_no_digit(digits, first, growth):
+    ink = written(digits[first : first + 4], margin=140)
+    left, top, right, bottom = Image.fromarray(ink > 0.5).getbbox()
+    aside, above = ((growth - 1) / 2 * size for size in (right - left, bottom - top))
+    page = on_paper(ink)
+    box = left - aside, top - above, right + aside, bottom + above
+    ImageDraw.Draw(page).ellipse(box, outline=40, width=6)
+    assert read(page.convert("RGB")) == {0: "7210", 8: "5906", 32: "3472"}[first]
+
+
+def test_a_ring_is_found_without_a_digit_that_touches_it():
+    rows, columns = np.ogrid[:100, :200]
+    radius = np.hypot((rows - 50) / 50, (columns - 100) / 100)
+    ring, stroke = (radius < 1) & (radius > 0.9), np.zeros((100, 200), bool)
+    stroke[20:80, 150:155] = True
+    assert not (find_ring(ring | stroke) ^ ring)[:, :140].any()
+    assert not find_ring(ring | stroke)[35:65, 150:155].any()
+    box = np.pad(np.zeros((90, 190), bool), 5, constant_values=True)
+    assert not find_ring(box).any()
+
+
+@pytest.mark.parametrize("pens", [
+    ((30, 50, 150), (190, 40, 40)),
+    ((190, 40, 40), (120, 200, 90)),
+])  # fmt: skip
+def test_digits_of_two_pens_are_read(digits, pens):
+    ink = stack([written(digits[:3]), written(digits[3:6])])[..., None]
+    rows = np.arange(len(ink))[:, None, None]
+    colours = np.where(rows < len(ink) / 2, *np.array(pens))
+    picture = Image.fromarray((255 - (255 - colours) * ink).astype(np.uint8))
+    assert read(picture) == "721041"
+
+
 def test_underlined_digits_are_read(digits):
     def underline(pen, top, bottom):
         for left in range(25, 608, 152):
@@ -813,10 +847,21 @@ def test_a_wide_digit_is_not_parted():
     assert read(page) == "72"
 
 
-def test_two_digits_above_each_other_are_not_one(digits):
-    five, six = (digit[digit.max(axis=1) > 60] for digit in digits[[15, 11]])
-    column = np.vstack([five, np.zeros((2, 28)), six]) / 255
-    assert read(on_paper(np.pad(np.kron(column, np.ones((8, 8))), 10))) == "56"
+@pytest.mark.parametrize("places, between, expected", [
+    ((15, 11), np.zeros((2, 28)), "56"),
+    ((4, 5), np.pad(np.full((2, 24), 255), ((5, 5), (2, 2))), "41"),  # a fraction
+])  # fmt: skip
+def test_two_digits_above_each_other_are_not_one(digits, places, between, expected):
+    upper, lower = (digit[digit.max(axis=1) > 60] for digit in digits[list(places)])
+    column = np.vstack([upper, between, lower]) / 255
+    assert read(on_paper(np.pad(np.kron(column, np.ones((8, 8))), 10))) == expected
+
+
+def test_a_row_of_much_smaller_digits_is_named(digits):
+    large, small = (written(digits[:4], margin=10), written(digits[4:8], margin=10)[::4, ::4])
+    reading = photos.find_digits(on_paper(stack([large, small])).convert("RGB"), probabilities)
+    assert len(reading.digits) == 4 and len(reading.warnings) > 2
+    assert all(warning.startswith("left out what may be a digit") for warning in reading.warnings)
 
 
 @pytest.mark.parametrize("colours", [(255, 0), (20, 230)])
