@@ -27,7 +27,7 @@ from utils.distributed import world_size
 ROOT = Path(__file__).parent.parent
 # What these files do decides no number: they write, read and print.
 NO_NUMBERS = {"compare.py", "predict.py", "files.py", "checkpoint.py", "metrics.py", "settings.py"}
-# Of these rooms neither.
+# Nor does what these rooms do.
 OTHER_ROOMS = ("comparison", "reading", "experiments", "tests")
 # Settings and data count by their values, and each network for itself.
 BY_VALUE = {"Args", "RECIPES", "MODELS", "load_splits", "digest"}
