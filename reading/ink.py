@@ -14,9 +14,7 @@ from PIL.ImageChops import darker, lighter
 from scipy import ndimage, spatial
 
 COPY = 1000  # pixels: the longer side of the copy that tells how ink stands out most
-# How much better ink must stand out than in brightness, see to_grey(); in the brightest channel one
-# of two pens may be lost.
-BETTER = 1, 1.2, 2
+BETTER = 1.2  # times as much as in brightness must ink stand out elsewhere, see to_grey()
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
 WIDE = 2.5  # times as wide as tall: two touching digits are narrower
@@ -36,7 +34,8 @@ def to_grey(picture: Image.Image) -> Image.Image:
     greys = [picture.convert("L"), reduce(darker, bands), reduce(lighter, bands)]
     step = max(1, max(picture.size) // COPY)
     strengths = [_strength(np.asarray(grey.reduce(step), np.float32)) for grey in greys]
-    return greys[int(np.argmax(np.array(strengths) / BETTER))]
+    best = int(np.argmax(strengths))
+    return greys[best if strengths[best] > BETTER * strengths[0] else 0]
 
 
 def look(picture: Image.Image, region: Box, scale: float) -> np.ndarray:
