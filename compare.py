@@ -130,7 +130,7 @@ def compare_seeds(flags: argparse.Namespace) -> None:
         print(f"\nresults and plots: {group}")
     if failed:
         names = ", ".join(folder.name for folder in failed)
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, see above: {names}")
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {names}; see above")
 
 
 # --- Single runs of any settings --------------------------------------------------------------

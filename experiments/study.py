@@ -77,7 +77,7 @@ def train_runs(
             jobs[folder] = args
     failed = train_all(run, jobs, cores(), cluster)
     if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, see above")
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed; see above")
     return folders
 
 

@@ -111,7 +111,7 @@ def main() -> None:
     """Train what is missing."""
     Parser(description=__doc__).parse_args()
     if failed := train_all(run_with_others, plan_runs(), cores()):
-        raise UserError(f"{len(failed)} runs failed, see above")
+        raise UserError(f"{len(failed)} runs failed; see above")
 
 
 if __name__ == "__main__":
