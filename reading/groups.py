@@ -49,11 +49,6 @@ class Group:
         """Whether it is closed around paper, as a zero is."""
         return bool(ndimage.binary_fill_holes(self.mask).sum() > 1.15 * self.area)
 
-    @property
-    def is_thin(self) -> bool:
-        """Whether it is a line."""
-        return min(self.mask.shape) < 0.1 * max(self.mask.shape)
-
     def is_low(self, height: float) -> bool:
         """Return whether it is too low for a digit where digits have a height."""
         if self.height >= SMALLEST * height:

@@ -342,11 +342,12 @@ def find_ring(mask: np.ndarray) -> np.ndarray:
     It is closed, the corners of its box are empty, and most of its ink is near its outline.
     """
     filled = np.pad(ndimage.binary_fill_holes(mask), 1)
+    y, x = (size // 10 for size in filled.shape)
+    if filled[np.ix_((y, -1 - y), (x, -1 - x))].any() or not _is_closed(mask):
+        return np.zeros_like(mask)
     depth = ndimage.distance_transform_edt(filled)[1:-1, 1:-1]
     ring = mask & (depth < 3 * np.median(depth[mask]))
-    y, x = (size // 10 for size in filled.shape)
-    corners = filled[np.ix_((y, -1 - y), (x, -1 - x))]
-    return ring & (_is_closed(mask) and not corners.any() and ring.sum() > 0.7 * mask.sum())
+    return ring & (ring.sum() > 0.7 * mask.sum())
 
 
 def remove_lines(ink: np.ndarray) -> np.ndarray:

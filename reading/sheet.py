@@ -335,7 +335,8 @@ class Sheet:
 
     def left_out(self) -> Iterator[Box]:
         """Yield where ink was left out that may be a digit: much smaller ones if they are many."""
-        sure = [g for g in self.dropped if g.confidence > 0.9 and not g.is_thin]
+        no_lines = [g for g in self.dropped if min(g.mask.shape) >= 0.1 * max(g.mask.shape)]
+        sure = [group for group in no_lines if group.confidence > 0.9]
         heights = [group.height / self.height for group in sure]
         least = 0.15 if sum(0.15 < height <= 0.3 for height in heights) > 2 else 0.3
         for group, height in zip(sure, heights, strict=True):

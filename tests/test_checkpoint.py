@@ -227,7 +227,9 @@ DAMAGE = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
     "of another program": lambda path: torch.save({"model": {}}, path),
     "missing": Path.unlink,
-    "one byte": lambda path: path.write_bytes(mutate(path.read_bytes(), [("flip", 0.1, 1)])),
+    "one byte of the weights": lambda path: path.write_bytes(
+        mutate(path.read_bytes(), [("flip", 0.1, 1)])
+    ),
 }
 
 
