@@ -12,7 +12,6 @@ import functools
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,40 +25,67 @@ from utils.distributed import world_size
 
 ROOT = Path(__file__).parent.parent
 # What these files do decides no number: they write, read and print.
-NO_NUMBERS = {"compare.py", "predict.py", "files.py", "checkpoint.py", "metrics.py", "settings.py"}
-# Nor does what these rooms do.
-OTHER_ROOMS = ("comparison", "reading", "experiments", "tests")
+NO_NUMBERS = [f"utils/{name}.py" for name in ("files", "checkpoint", "metrics", "settings")]
 # Settings and data count by their values, and each network for itself.
 BY_VALUE = {"Args", "RECIPES", "MODELS", "load_splits", "digest"}
 # Settings that name a run within its group, or that stand in its identity in another form.
 OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads")
 
 
-@functools.cache
 def source_of(code: str, path: str = "") -> list[str]:
     """Return code and the source of all that it uses in this project's files, and in one more.
 
     That is found by its name alone: of two definitions with the same name both count.
     """
-    paths = [*ROOT.glob("utils/*.py"), *_imported()] + ([Path(path)] if path else [])
-    files = [_definitions(file) for file in paths if file.name not in NO_NUMBERS]
-    sources, seen = set(), BY_VALUE.copy()
-    pending: list[ast.AST] = [ast.parse(code)]
+    definitions = _project(path)
+    sources, seen = set(), BY_VALUE | {""}
+    pending: list[ast.AST] = [ast.parse(code), *definitions.get("", [])]
     while pending:
         statement = pending.pop()
         sources.add(ast.unparse(statement))
         for name in _names(statement) - seen:
             seen.add(name)
-            pending += [definitions[name] for definitions in files if name in definitions]
+            pending += definitions.get(name, [])
     return sorted(sources)
 
 
-def _imported() -> list[Path]:
-    """Return the files beside this project's commands that are imported, those of people's too."""
-    stems = [name.split(".") for name in sys.modules if name.split(".")[0] not in OTHER_ROOMS]
-    places = [ROOT.joinpath(*stem) for stem in stems if stem[0] != "utils"]
-    files = [file for place in places for file in (Path(f"{place}.py"), place / "__init__.py")]
-    return [file for file in files if file.is_file()]
+@functools.cache
+def _project(path: str) -> dict[str, list[ast.AST]]:
+    """Return what all files that count say of each name, see _add_definitions()."""
+    files = _imported(ROOT / "main.py")
+    for name in NO_NUMBERS:
+        files.pop(ROOT / name, None)
+    if path:
+        files[Path(path)] = ast.parse(Path(path).read_text(encoding="utf-8"))
+    definitions: dict[str, list[ast.AST]] = {}
+    for tree in files.values():
+        for statement in tree.body:
+            _add_definitions(definitions, statement)
+    return definitions
+
+
+def _imported(path: Path) -> dict[Path, ast.Module]:
+    """Return a file and those of this folder that it imports, people's own too, parsed."""
+    files: dict[Path, ast.Module] = {}
+    pending = [path]
+    while pending:
+        file = pending.pop()
+        if file in files or not file.is_file():
+            continue
+        files[file] = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(files[file]):
+            if isinstance(node, ast.Import):
+                places = [ROOT.joinpath(*alias.name.split(".")) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                start = file.parents[node.level - 1] if node.level else ROOT
+                place = start.joinpath(*(node.module or "").split("."))
+                places = [place, *(place / alias.name for alias in node.names)]
+            else:
+                continue
+            for place in places:
+                package = place / "__init__.py", place.parent / "__init__.py"
+                pending += [place.with_suffix(".py"), *package]
+    return files
 
 
 def _names(statement: ast.AST) -> set[str]:
@@ -75,22 +101,29 @@ def _names(statement: ast.AST) -> set[str]:
     return names
 
 
-def _definitions(path: Path) -> dict[str, ast.AST]:
-    """Return a file's functions, classes, constants and renamed imports, without docstrings."""
-    definitions: dict[str, ast.AST] = {}
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        names = []
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.append(node.id)
-            if isinstance(node, ast.alias) and node.asname:
-                definitions[node.asname] = node
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
-                node.body = node.body[1:] or [ast.Pass()]
-        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            names = [statement.name]
-        definitions |= dict.fromkeys(names, statement)
-    return definitions
+def _add_definitions(definitions: dict[str, list[ast.AST]], statement: ast.stmt) -> None:
+    """Add a file's statement, without docstrings, to what is said of each name.
+
+    That is what a name is, and what is put into it. Calls stand under "". Of a class that counts by
+    its value the methods stand under theirs.
+    """
+    call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+    names = {""} if call else set()
+    for node in ast.walk(statement):
+        if isinstance(getattr(node, "ctx", None), ast.Store):
+            names |= _names(node)
+        if isinstance(node, ast.alias) and node.asname:
+            definitions.setdefault(node.asname, []).append(node)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        names = {statement.name}
+    if isinstance(statement, ast.ClassDef) and statement.name in BY_VALUE:
+        for method in statement.body:
+            if isinstance(method, ast.FunctionDef):
+                _add_definitions(definitions, method)
+    for name in names:
+        definitions.setdefault(name, []).append(statement)
 
 
 def _key(content: Any) -> str:
@@ -132,11 +165,14 @@ def run_folder(args: Any, group: Path) -> Path:
 
 
 def _entry(model_type: str) -> str:
-    """Return what MODELS in model.py has for a network, as it is written; all of it if unclear."""
-    statement = _definitions(ROOT / "model.py")["MODELS"]
-    for node in ast.walk(statement):
+    """Return what model.py puts into MODELS for a network; all of MODELS if that is unclear."""
+    statements = _project("")["MODELS"]
+    found = []
+    for node in (node for statement in statements for node in ast.walk(statement)):
+        pairs: list[tuple[Any, ast.expr]] = []
         if isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == model_type:
-                    return ast.unparse(value)
-    return ast.unparse(statement)
+            pairs = list(zip(node.keys, node.values, strict=True))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+            pairs = [(node.targets[0].slice, node.value)]
+        found += [v for key, v in pairs if getattr(key, "value", None) == model_type]
+    return "\n".join(map(ast.unparse, found or statements))

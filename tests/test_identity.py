@@ -1,7 +1,5 @@
 """comparison/identity.py: what makes two runs the same."""
 
-import sys
-
 import pytest
 import torch
 from conftest import copy_code
@@ -19,12 +17,12 @@ def code(tmp_path, monkeypatch):
     copy_code(tmp_path, "*.py", "utils/*.py")
     monkeypatch.setattr(identity, "ROOT", tmp_path)
     yield tmp_path
-    identity.source_of.cache_clear()
+    identity._project.cache_clear()
 
 
 def folder(model_type="LeNet5", **settings):
     """Return the folder of a run."""
-    identity.source_of.cache_clear()
+    identity._project.cache_clear()
     args = Args(model_type, device="cpu", **settings)
     return run_folder(args, group_folder(args, DATA))
 
@@ -50,17 +48,46 @@ def test_other_code_is_another_run(code, name, old, new):
     assert folder() != before
 
 
-@pytest.mark.parametrize("module", ["losses", "my.losses"])
-def test_code_in_a_file_of_ones_own_counts(code, monkeypatch, module):
-    monkeypatch.setitem(sys.modules, module, None)  # as if main.py had imported it
+@pytest.mark.parametrize("module, indent", [
+    ("my.losses", ""), ("metrics", ""), ("experiments.losses", ""), ("losses", "    "),
+])  # fmt: skip
+def test_code_in_a_file_of_ones_own_counts(code, module, indent):
     path = code / f"{module.replace('.', '/')}.py"
     path.parent.mkdir(exist_ok=True)
     path.write_text("def focal(logits, labels): return logits")
     edit(code / "main.py", "loss = F.cross_entropy", "loss = smooth")
-    imports = f"import torch\nfrom {module} import focal as smooth\n"
-    edit(code / "main.py", "import torch\n", imports)
+    place = "import torch\n" if not indent else "    logits = model(images)\n"
+    imports = f"{place}{indent}from {module} import focal as smooth\n"
+    edit(code / "main.py", place, imports)
     before = folder()
     edit(path, "return logits", "return labels")
+    assert folder() != before
+
+
+@pytest.mark.parametrize("name, place, statement, old, new", [
+    ("main.py", "BEST:", "GAMMA = 2.0\nGAMMA = GAMMA * 2", "2.0", "3.0"),
+    ("main.py", "BEST:", "torch.set_flush_denormal(True)", "True", "False"),
+    ("model.py", "PALETTE", "LeNet5.forward = CustomMLP.forward", "CustomMLP", "LeNet5"),
+    ("main.py", "    def __post", "    @property\n    def scaled(self): return 1\n", "1", "2"),
+])  # fmt: skip
+def test_every_statement_that_says_what_a_name_is_counts(code, name, place, statement, old, new):
+    edit(code / "main.py", "optimizer.zero_grad()", "optimizer.zero_grad(GAMMA, args.scaled)")
+    edit(code / name, place, f"{statement}\n{place}")
+    before = folder()
+    edit(code / name, statement, statement.replace(old, new))
+    assert folder() != before
+
+
+@pytest.mark.parametrize("line", ['MODELS["MyNet"] = MyNet', 'MODELS |= {"MyNet": MyNet}'])
+def test_a_network_may_be_added_by_a_line_of_its_own(code, line):
+    network = "class MyNet(LeNet5):\n    width = 1\n\n\n"
+    edit(code / "model.py", "PALETTE", f"{network}{line}\nPALETTE")
+    mine = Args()
+    mine.model_type = "MyNet"
+    before, other = folder(), run_folder(mine, code)
+    edit(code / "model.py", "width = 1", "width = 2")
+    assert folder() == before and run_folder(mine, code) != other
+    edit(code / "model.py", "x = F.relu(self.fc2(x))", "x = self.fc2(x)")
     assert folder() != before
 
 
