@@ -103,7 +103,7 @@ def draw_plots(
         mistakes = plots.plot_misclassified(caption, images, labels, predicted.probabilities)
         pictures[f"misclassified_{name}"] = mistakes
         if name == "LeNet5" and "conv1.weight" in predicted.weights:  # as it is shipped
-            weight, bias = predicted.weights["conv1.weight"], predicted.weights["conv1.bias"]
+            weight, bias = predicted.weights["conv1.weight"], predicted.weights.get("conv1.bias")
             maps = torch.relu(torch.nn.functional.conv2d(prepared[:1], weight, bias))[0]
             pictures[f"filters_{name}"] = plots.plot_filters(
                 f"{title} (seed {seed})", weight.squeeze(1).numpy(), images[0], maps.numpy(), note

@@ -154,20 +154,15 @@ def _means(sums: torch.Tensor, batches: Batches) -> tuple[float, float]:
 # --- A run ------------------------------------------------------------------------------------
 
 
-def make_scheduler(
-    args: Args, optimizer: torch.optim.Optimizer, steps: int, epochs_done: int
-) -> OneCycleLR | None:
+def make_scheduler(args: Args, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler | None:
     """Return what sets the learning rate after each of an epoch's steps; None keeps it constant.
 
     One cycle (Smith and Topin, 2018): up to lr in the first 30 % of all steps, then down to almost
-    0, along cosines. It follows from the number of steps done, so checkpoints hold nothing of it.
+    0, along cosines.
     """
     if args.schedule == "constant":
         return None
-    last_step = steps * epochs_done - 1
-    return OneCycleLR(
-        optimizer, args.lr, steps * args.epochs, cycle_momentum=False, last_epoch=last_step
-    )
+    return OneCycleLR(optimizer, args.lr, steps * args.epochs, cycle_momentum=False)
 
 
 def run(
@@ -208,8 +203,10 @@ def run(
     optimizer = torch.optim.SGD(  # after the first line, as PyTorch imports a compiler for it
         model.parameters(), args.lr, args.momentum, weight_decay=decay, fused=fused
     )
+    steps = math.ceil(len(splits[0].labels) / args.batch_size)
+    scheduler = make_scheduler(args, optimizer, steps)
     data = [digest(split) for split in splits]
-    history = checkpoint.restore(folder, args, data, model, optimizer, generator)
+    history = checkpoint.restore(folder, args, data, model, optimizer, scheduler, generator)
     if verbose and len(history) == args.epochs:
         print("already finished:", format_row(history[-1]))
     started = time.perf_counter()  # the first epoch's seconds hold the preparation too
@@ -218,7 +215,6 @@ def run(
     training, evaluation = (prepare(split, args.deskew, device) for split in splits)
     batches = Batches(training, args.batch_size, generator, augmentation)
     evaluation_batches = Batches(evaluation, EVALUATION_BATCH)
-    scheduler = make_scheduler(args, optimizer, len(batches), len(history))
     split = "val" if args.val_size else "test"
     for epoch in range(len(history) + 1, args.epochs + 1):
         # Dropout's masks: new in each epoch, different in each process.
@@ -236,10 +232,13 @@ def run(
                 f"{args.lr} or a larger --batch_size than {args.batch_size}"
             )
         row["seconds"], started = time.perf_counter() - started, time.perf_counter()
+        # Checkpoints hold neither tensors nor NumPy's numbers, which people may have added.
+        row = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
         history.append(row)
         checkpoint.save_run(
-            folder, args, data, model, optimizer, generator, history, len(training.labels)
-        )
+            folder, args, data, model, optimizer, scheduler, generator, history,
+            len(training.labels),
+        )  # fmt: skip
         if verbose:
             print(format_row(row), flush=True)
     return history
@@ -255,8 +254,8 @@ def parse_flags() -> tuple[bool, str | None, Settings]:
     parser.add_argument("--resume", action="store_true", help="resume the newest run, or NAME")
     add_settings(parser, Args, RECIPES)
     flags = parser.parse_args()
-    if flags.name is not None and not re.fullmatch(r"[\w-][\w.-]*", flags.name):
-        parser.error(f"--name {flags.name!r}: use letters, digits, '-', '_' and '.'")
+    if flags.name is not None and not re.fullmatch(r"[\w-][\w.-]{,63}", flags.name):
+        parser.error(f"--name {flags.name!r}: use up to 64 letters, digits, '-', '_' and '.'")
     if flags.resume and flags.recipe is not None:
         parser.error("--resume takes its settings from the run; leave --recipe out")
     return flags.resume, flags.name, given_settings(flags, Args, RECIPES)
@@ -282,9 +281,9 @@ def main() -> None:
             if checkpoint.has_checkpoint(folder):
                 hint = f"interrupted; to resume: python main.py --resume --name {folder.name}"
             raise KeyboardInterrupt(hint) from None
-        distributed.end_processes()
         if distributed.rank() == 0:
             plot_curves(args, folder, history)
+        distributed.end_processes()
 
 
 def plot_curves(args: Args, folder: Path, history: History) -> None:

@@ -173,8 +173,11 @@ def check_logits(model: nn.Module) -> None:
     """Raise UserError unless the network maps images to one logit per class."""
     training = model.training
     with torch.no_grad():
-        shape = tuple(model.eval()(torch.zeros(2, 1, 28, 28)).shape)
+        logits = model.eval()(torch.zeros(2, 1, 28, 28))
     model.train(training)
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"{type(model).__name__} in model.py: has no parameters to train")
     if shape != (2, NUM_CLASSES):
         raise UserError(
             f"{type(model).__name__} in model.py: maps two images to logits {shape}, not to "

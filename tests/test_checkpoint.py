@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT, load_run, run_module, same_run, tree, write_archives
 from hypothesis import given
 from mutations import mutate, mutations
+from torch.optim.lr_scheduler import StepLR
 
 import main
 from main import RECIPES, Args
@@ -51,8 +52,8 @@ def test_killed_and_resumed_run_ends_as_if_never_interrupted(small, cli, forkser
     flags, folder = ("--recipe", "best", "--model_type", MODEL, "--epochs", "3"), RUNS / MODEL
     for moment, epochs_done in (
         (("main", "test", 2), 1),  # between training and testing
-        (("utils.checkpoint", "atomic_write", 2), 2),  # after checkpoint.pt, before metrics.csv
-        (("os", "replace", 1), 2),  # while a checkpoint is written
+        (("os", "replace", 2), 1),  # while a checkpoint is written
+        (("utils.checkpoint", "atomic_write", 5), 3),  # after checkpoint.pt, before metrics.csv
     ):
         process = forkserver.Process(target=killed_command, args=(*moment, *flags))
         process.start()
@@ -97,6 +98,18 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(small, monkeypatch, cli):
     assert load_run("long")[1]["epoch"] == 1
     assert cli(main, *err.split("main.py")[1].split())[0] == 0
     same_run("whole", "long")
+
+
+def test_any_schedule_of_pytorch_is_resumed_where_it_was(small, monkeypatch):
+    def halve(args, optimizer, steps):
+        return StepLR(optimizer, steps, 0.5)
+
+    monkeypatch.setattr(main, "make_scheduler", halve)
+    train("whole", 3)
+    for epochs in (1, 2, 3):
+        history = train("parts", epochs)
+    same_run("whole", "parts")
+    assert [row["lr"] for row in history] == [0.001, 0.0005, 0.00025]
 
 
 # --- More epochs ------------------------------------------------------------------------------
@@ -154,6 +167,7 @@ def finished(small, trained):
     ("older", (), "was trained with --clip 1.0, which Args in main.py has no more"),
     ("other_layers", (), "size mismatch for fc1.bias"),
     ("other_optimizer", (), "was trained with Adam, not with SGD"),
+    ("other_groups", (), "different number of parameter groups"),
 ])  # fmt: skip
 def test_flags_images_or_code_that_contradict_the_run_are_refused(
     finished, refused, real, name, flags, words
@@ -163,7 +177,8 @@ def test_flags_images_or_code_that_contradict_the_run_are_refused(
     changes = {
         "older": {"settings": content["settings"] | {"clip": 1.0}},
         "other_layers": {"model": content["model"] | {"fc1.bias": torch.zeros(57)}},
-        "other_optimizer": {"optimizer_type": "Adam"},
+        "other_optimizer": {"trained_with": "Adam"},
+        "other_groups": {"optimizer": {"state": {}, "param_groups": []}},
     }
     for changed, parts in changes.items():
         (RUNS / changed).mkdir()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from utils.distributed import rank
 from utils.files import UserError, acquire_lock, atomic_write
@@ -99,6 +100,7 @@ def save_run(
     data: list[str],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler | None,
     generator: torch.Generator,
     history: History,
     images: int,
@@ -112,7 +114,8 @@ def save_run(
     checkpoint = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "optimizer_type": type(optimizer).__name__,
+        "scheduler": scheduler.state_dict() if scheduler else {},
+        "trained_with": _type_names(optimizer, scheduler),
         "generator": generator.get_state(),
         "epoch": len(history),
         "history": history,
@@ -123,6 +126,14 @@ def save_run(
     content = io.BytesIO()
     torch.save(checkpoint, content)
     atomic_write(folder / "checkpoint.pt", content.getbuffer())
+    _write_metrics(folder, history)
+
+
+def _type_names(*parts: Any) -> str:
+    return " and ".join(type(part).__name__ for part in parts if part is not None)
+
+
+def _write_metrics(folder: Path, history: History) -> None:
     text = io.StringIO()
     table = csv.DictWriter(text, history[-1], lineterminator="\n")
     table.writeheader()
@@ -132,7 +143,7 @@ def save_run(
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Return what save_run() has written, on the CPU; UserError if it is missing or damaged."""
-    parts = ("optimizer", "optimizer_type", "generator", "epoch", "history", "data")
+    parts = ("optimizer", "scheduler", "trained_with", "generator", "epoch", "history", "data")
     return _load(folder / "checkpoint.pt", *parts)
 
 
@@ -160,6 +171,7 @@ def restore(
     data: list[str],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler | None,
     generator: torch.Generator,
 ) -> History:
     """Put the folder's checkpoint, else the initial weights of args.init, into what is given.
@@ -168,14 +180,14 @@ def restore(
         folder: of the run.
         args: the settings to train with from here on, a dataclass.
         data: digests of the images and labels to train on and to evaluate on.
-        model, optimizer, generator: as they are before the first epoch; changed in place.
+        model, optimizer, scheduler, generator: as before the first epoch; changed in place.
 
     Returns:
         The history of the epochs done.
 
     Raises:
         UserError: for a checkpoint that is damaged, or that can't be resumed with these settings,
-            images, network or optimizer.
+            images, network, optimizer or schedule.
     """
     if not has_checkpoint(folder):
         if args.init != "random":
@@ -188,12 +200,19 @@ def restore(
             f"{folder}: the images or labels in {args.data_dir} are not those it was trained on; "
             "pass the --data_dir that has them, or start a new run"
         )
-    trained_with, now = checkpoint["optimizer_type"], type(optimizer).__name__
+    trained_with, now = checkpoint["trained_with"], _type_names(optimizer, scheduler)
     if trained_with != now:
         raise UserError(f"{folder}: was trained with {trained_with}, not with {now}; {NEW_RUN}")
     put_weights(model, checkpoint["model"], str(folder / "checkpoint.pt"))
-    optimizer.load_state_dict(checkpoint["optimizer"])
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except ValueError as error:
+        raise UserError(f"{folder}: its optimizer does not fit: {error}; {NEW_RUN}") from error
+    if scheduler:
+        scheduler.load_state_dict(checkpoint["scheduler"])
     generator.set_state(checkpoint["generator"])
+    if rank() == 0:  # a kill may have come between the checkpoint and it
+        _write_metrics(folder, checkpoint["history"])
     return checkpoint["history"]
 
 
