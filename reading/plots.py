@@ -85,6 +85,8 @@ def _add_axes(figure: Any, left: float, top: float, width: float, height: float)
 def _draw_picture(axis: Any, preview: Preview) -> None:
     from matplotlib.patches import Rectangle
 
+    from utils.plots import drawable
+
     width, height = preview.size
     axis.imshow(preview.picture, extent=(0, width, height, 0), aspect="auto")
     points = 72 * axis.bbox.height / axis.figure.dpi / height  # per pixel
@@ -97,7 +99,7 @@ def _draw_picture(axis: Any, preview: Preview) -> None:
         size = np.clip(0.35 * (bottom - top) * points, 6, 12)
         label = {"facecolor": colour, "lw": 0, "pad": 1}
         axis.text(left, top, text, size=size, color="white", va="bottom", bbox=label)
-    axis.set_title(_drawable(preview.name), loc="left", size=11, pad=16, parse_math=False)
+    axis.set_title(drawable(preview.name), loc="left", size=11, pad=16, parse_math=False)
 
 
 def _draw_tiles(axis: Any, preview: Preview) -> None:
@@ -117,11 +119,3 @@ def _draw_tiles(axis: Any, preview: Preview) -> None:
             axis.text(place, y + 1.31, name, size=min(6, 60 * bar), ha="center", va="top")
     _, (width, height) = _sizes(preview)
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
-
-
-def _drawable(text: str) -> str:
-    """Return a text with escapes such as \\u7167 in place of characters that the font lacks."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    known = get_font(findfont(FontProperties())).get_charmap()
-    return "".join(c if ord(c) in known else ascii(c)[1:-1] for c in text)

@@ -1,12 +1,16 @@
 """utils/command.py: commands start soon and end without a traceback."""
 
 import ast
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, posix_only
+from conftest import ROOT, copy_code, posix_only
+
+from utils.command import run_command
+from utils.files import atomic_write
 
 COMMANDS = ("main", "dataset", "model", "compare", "predict", "experiments.ablation")
 
@@ -48,6 +52,35 @@ def test_ctrl_c_during_the_imports_is_quiet(tmp_path, command):
     words = [sys.executable, file_of(command)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("name, before, backend, expected", [
+    ("main.py", "", "Qt4Agg", "False True False"),
+    ("main.py", "import sys; sys.modules['IPython'] = sys", "agg", "True False True"),  # %run
+    ("own.py", "", "agg", "True False True"),
+])  # fmt: skip
+def test_only_a_command_changes_ctrl_c_and_plots(tmp_path, name, before, backend, expected):
+    copy_code(tmp_path, "utils/*.py")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True")
+    (tmp_path / name).write_text(
+        f"import signal\n{before}\nfrom utils.command import IS_COMMAND\nimport utils.plots\n"
+        "import matplotlib\nown = signal.getsignal(2) is signal.default_int_handler\n"
+        "print(own, IS_COMMAND, matplotlib.rcParams['text.usetex'])"
+    )
+    environment = os.environ | {"MPLBACKEND": backend}
+    words = [sys.executable, tmp_path / name]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == (expected, "")
+
+
+def test_a_closed_stdout_and_a_folder_for_a_file_are_no_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: None)
+    assert ended.value.code == 0
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: atomic_write(tmp_path, b""))
+    assert ended.value.code == 2 and "is a folder" in capsys.readouterr().err
 
 
 @posix_only

@@ -12,11 +12,18 @@ from typing import NoReturn
 from utils.files import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = (ROOT, ROOT / "experiments", ROOT / "tests")
-IS_COMMAND = Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve().parent in COMMANDS
+SCRIPTS = [ROOT / f"{name}.py" for name in ("dataset", "model", "main", "compare", "predict")]
+STARTED = Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve()
+# And no notebook, no %run in one, no python -i, no script of the user's own.
+IS_COMMAND = (STARTED in SCRIPTS or STARTED.parent in (ROOT / "experiments", ROOT / "tests")) and (
+    "IPython" not in sys.modules and not sys.flags.interactive
+)
 
-if IS_COMMAND:  # and no notebook: Ctrl-C ends the imports without a traceback
+if IS_COMMAND:
+    # Ctrl-C ends the imports without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Plots are files: a window system that is set for other programs may be missing here.
+    os.environ["MPLBACKEND"] = "agg"
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
@@ -31,7 +38,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     code = 0
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout:  # None if it is closed
+            sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
         code = 2

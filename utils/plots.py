@@ -7,9 +7,11 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
@@ -17,6 +19,11 @@ from matplotlib.ticker import (
     MaxNLocator,
     NullFormatter,
 )
+
+from utils.command import IS_COMMAND
+
+if IS_COMMAND:  # whatever the user's matplotlibrc says; in a notebook it stays as it is
+    matplotlib.rcdefaults()
 
 # A README shows a picture about 830 pixels wide: what is F points in one W inches wide is there
 # 8.6 * F / W points. So no font is smaller than 9.5 in those 10 inches wide, and 7.5 in 8.
@@ -28,6 +35,12 @@ def subplots(
     """Return a figure and its axes, as pyplot.subplots() does."""
     figure = Figure(figsize=figsize, layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
+
+
+def drawable(text: str) -> str:
+    """Return a text with escapes such as \\u7167 in place of characters that the font lacks."""
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(c if ord(c) in known else ascii(c)[1:-1] for c in text)
 
 
 def to_png(figure: Figure) -> bytes:
@@ -98,7 +111,7 @@ def plot_run(metric: str, title: str, colour: str, history: list[dict[str, float
     if len(history) == 1:
         axis.set_xlim(0, 2)
     metric_scale(axis, metric)
-    axis.set(title=f"{title}: {metric}")
+    axis.set_title(drawable(f"{title}: {metric}"), parse_math=False)
     epoch_axis(axis)
     axis.legend()
     return to_png(figure)
