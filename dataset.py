@@ -29,12 +29,13 @@ from utils.archives import (
     parse_name,
     read_archive,
     read_folder,
+    warn_of_paper,
     write_archive,
 )
 from utils.augment import Augmentation, deskew
 from utils.cache import load_images
 from utils.distributed import rank, world_size
-from utils.files import PLOTS, UserError, atomic_write
+from utils.files import PLOTS, UserError, atomic_write, named
 from utils.settings import Parser
 
 SPLITS = ("train", "test")
@@ -62,7 +63,7 @@ class MNIST(Dataset):
     """
 
     def __init__(self, folder: str | Path, transform: Callable | None = None) -> None:
-        self.folder, self.transform = Path(folder), transform
+        self.folder, self.transform = named(Path(folder)), transform
         try:
             loaded = load_images(self.folder)
         except OSError as error:
@@ -217,10 +218,12 @@ def pack(name: str, data_dir: Path) -> Path:
             continue
         try:
             source = getattr(datasets, name)(data_dir, train=split == "train", download=True)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # torchvision raises many kinds for files that are damaged
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raw = data_dir / name / "raw"
             raise UserError(
-                f"{name}: cannot be fetched ({error}); check the network, or put the original "
-                f"files into {data_dir / name / 'raw'}"
+                f"{name}: cannot be fetched ({reason}); check the network, or put the original "
+                f"files into {raw}; if they are there, remove those that are damaged"
             ) from error
         labels = source.targets if source.targets.ndim == 1 else source.targets[:, 0]  # QMNIST
         images = zip(map(encode_png, source.data.numpy()), labels.tolist(), strict=True)
@@ -244,7 +247,7 @@ def merge(sources: list[Path], data_dir: Path) -> None:
         joined = joined or split
         if split not in SPLITS or split != joined:
             raise UserError(f"{source}: has images of {split!r}; give those of train or of test")
-        decode_files(source, files)  # each must be such an image
+        warn_of_paper(source, decode_files(source, files))  # each must be such an image
         count += len(files)
         for name, content in files.items():
             label = parse_name(name)[1]

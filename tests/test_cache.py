@@ -15,6 +15,8 @@ from hypothesis import given
 from mutations import mutate, mutations
 from PIL import Image
 
+import dataset
+import predict
 from dataset import MNIST
 from utils import cache
 from utils.files import UserError
@@ -180,15 +182,25 @@ def test_no_damage_to_the_cache_changes_what_is_loaded(cached, operations):
 # --- What looks wrong with a folder -----------------------------------------------------------
 
 
-def test_what_looks_wrong_is_warned_of_at_every_start(tmp_path, real, capfd):
+def test_what_looks_wrong_is_warned_of_at_every_start(tmp_path, monkeypatch, real, capfd):
     for index, (name, content) in enumerate(real["train"][:9]):
         path = (tmp_path / name).with_suffix({0: ".PNG", 1: ".jpg", 2: ".JPEG"}.get(index, ".png"))
         Image.fromarray(255 - decode(content)).save(path, "png")
     for _ in range(2):  # decoded, then from the cache
         assert len(MNIST(tmp_path)) == 6
-        bright, ignored = capfd.readouterr().err.splitlines()
+        ignored, bright = capfd.readouterr().err.splitlines()
         assert bright.startswith(f"warning: {tmp_path} ") and "ink must be white (255)" in bright
         assert "3 files that are ignored, such as 00000_5.PNG" in ignored
+    monkeypatch.chdir(tmp_path)
+    assert len(MNIST(".")) == 6 and (tmp_path.parent / f"{tmp_path.name}.cache.npz").exists()
+    capfd.readouterr()
+    files = [(f"train/{path.name}", path.read_bytes()) for path in sorted(tmp_path.glob("*.png"))]
+    (tmp_path / "bright.tar").write_bytes(tar_bytes(files))
+    predict.load_images(tmp_path / "bright.tar")
+    dataset.merge([tmp_path / "bright.tar"], tmp_path / "class")
+    bright = capfd.readouterr().err.splitlines()
+    assert [line[:8] for line in bright] == ["warning:"] * 2
+    assert all("bright.tar is mostly bright" in line for line in bright)
 
 
 @posix_only

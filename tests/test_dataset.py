@@ -184,6 +184,18 @@ def test_original_files_are_packed_extracted_and_drawn_offline(fresh, real, cli,
         assert image.format == "PNG" and image.width > 800
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>log in</html>", b"\0\0\x08\x03\0\0\0\x09"])
+def test_damaged_original_files_are_one_line(tmp_path, monkeypatch, refused, content):
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "data/KMNIST/raw"
+    raw.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (raw / f"{split}-{kind}-ubyte").write_bytes(content)
+    err = refused(dataset, "--dataset", "KMNIST")
+    assert err.startswith("KMNIST: ") and "remove those that are damaged" in err
+
+
 @pytest.fixture
 def shared(fresh, real):
     """What Anna, Ben and Clara hand in: list of file or folder, 10 images each."""

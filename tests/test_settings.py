@@ -42,7 +42,7 @@ def parse():
     ("main.py --device tpu", "--device tpu"),
     ("main.py --device cuda:99", "--device cuda:99"),
     ("main.py --name ../up", "--name"),
-    (f"main.py --name {'L' * 300}", "File name too long"),
+    (f"main.py --name {'L' * 65}", "use up to 64 letters"),
     ("compare.py --seeds 0", "--seeds: 0"),
     ("compare.py --at_once 0", "--at_once: 0"),
     ("compare.py --models VGG", "LeNet5, LeNet5_regularization, CustomMLP"),

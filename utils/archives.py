@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import re
+import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -169,6 +170,13 @@ def write_archive(path: Path, folder: str, images: Iterable[tuple[bytes, int]]) 
 
 
 # --- Folders ----------------------------------------------------------------------------------
+
+
+def warn_of_paper(source: Path, images: np.ndarray) -> None:
+    """Warn if images uint8 [N, 28, 28] look as if their ink were dark on bright paper."""
+    if images.mean() > 127:
+        text = "is mostly bright, but ink must be white (255) on black (0)"
+        print(f"warning: {source} {text}", file=sys.stderr)
 
 
 def find_archives(folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from utils.archives import (
     progress,
     read_archive,
     read_folder,
+    warn_of_paper,
 )
 from utils.classes import CLASSES
 from utils.files import UserError, acquire_lock, atomic_write
@@ -68,13 +69,12 @@ def load_images(folder: Path) -> Cache:
             f"{archives[0]}: not the archive that {folder} was extracted from; remove {folder} to "
             "extract this one, or put it into another folder and pass that as --data_dir"
         )
-    if cache.images.mean() > 127:
-        warnings.append("is mostly bright, but ink must be white (255) on black (0)")
     others = [name for name in os.listdir(folder) if not name.endswith(".png") and name[0] != "."]
     if others:
         warnings.append(f"has {len(others)} files that are ignored, such as {min(others)}")
     for warning in warnings:
         print(f"warning: {folder} {warning}", file=sys.stderr)
+    warn_of_paper(folder, cache.images)
     return cache
 
 

@@ -13,13 +13,21 @@ class UserError(Exception):
     """Something the user can fix; its text is the one line they see: what, where, what to do."""
 
 
+def named(path: Path) -> Path:
+    """Return a path whose last part is a name, which "." and ".." are not."""
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def atomic_write(path: str | Path, content: bytes | memoryview) -> None:
     """Write a file so that at every moment the old or the new content is there, never a part.
 
     Raises:
-        UserError: if the disk is full or the folder can't be written; an earlier file stays.
+        UserError: if the disk is full or the folder can't be written; an earlier file stays. Or if
+            the path is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,10 @@
 import argparse
 import dataclasses
 import math
+import re
+import sys
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from utils.files import UserError
@@ -61,6 +64,13 @@ class Parser(argparse.ArgumentParser):
         # No abbreviations: compare.py would take --seed for --seeds.
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else args
+        for before, word in pairwise([self.prog, *words]):
+            if not word or re.fullmatch("--[a-z_]+=", word):  # as "$NAME" that is not set
+                self.error(f"{word or before}: what follows is empty")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message} (--help lists the flags)")
