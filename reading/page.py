@@ -8,6 +8,7 @@ import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from utils.files import UserError
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SAMPLES = 50  # test images in the page
+CHECKED = 3  # of these the page computes the logits anew when it is opened
 TELLING = 20  # of these at most so many that CustomMLP misclassifies and LeNet5 does not
 NETWORKS = ("LeNet5", "LeNet5_regularization", "CustomMLP")  # that page.html can compute
 
@@ -76,7 +78,15 @@ def render_page(
         for name in ("LeNet5", "CustomMLP")
     )
     chosen = pick_samples(labels.numpy(), lenet, mlp)
-    samples = {"images": _encode(images.numpy()[chosen]), "labels": labels[chosen].tolist()}
+    samples: dict[str, Any] = {
+        "images": _encode(images.numpy()[chosen]),
+        "labels": labels[chosen].tolist(),
+    }
+    # So that the page can say whether it computes the same.
+    samples["logits"] = {
+        name: classify(classifier, images[chosen[:CHECKED]]).tolist()
+        for name, classifier in classifiers.items()
+    }
     content = {"classes": CLASSES, "origin": origin, "networks": networks, "samples": samples}
     # Within a script element "<" could begin its end tag.
     data = json.dumps(content, separators=(",", ":")).replace("<", r"\u003c")

@@ -198,6 +198,11 @@ def test_logits_are_those_of_pytorch(page, classifiers, images):
             assert np.abs(logits - classify(same, images[:30]).numpy()).max() < 1e-3, name
 
 
+def test_it_says_if_python_computes_something_else(page):
+    assert page.js("return agreesWithPython()")
+    assert not page.js("DATA.samples.logits.CustomMLP[2][9] += 0.1; return agreesWithPython()")
+
+
 @pytest.mark.every_browser
 def test_thirty_drawings_become_images_and_predictions_as_in_python(page, classifiers):
     body = """return arguments[0].map(strokes => {
