@@ -33,10 +33,17 @@ from dataset import MNIST, Split
 from model import MODELS, TITLES
 from reading import page, plots
 from reading.classifier import Classifier, classify, load_classifier, name_digit, probabilities
-from utils.archives import decode_files, encode_png, list_images, parse_name, read_archive
+from utils.archives import (
+    decode_files,
+    encode_png,
+    list_images,
+    parse_name,
+    read_archive,
+    warn_of_paper,
+)
 from utils.checkpoint import load_weights
 from utils.classes import CLASSES
-from utils.files import PLOTS, UserError, acquire_lock, atomic_write, write_all
+from utils.files import PLOTS, UserError, acquire_lock, atomic_write, named, write_all
 from utils.settings import Parser, check_choice
 
 # matplotlib, scipy and onnxruntime take longer to import than PyTorch: where they are needed.
@@ -63,6 +70,9 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any]:
         reading = find_digits(picture, lambda images: probabilities(classifier, images))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    pages = picture.info["pages"]
+    if pages > 1:
+        reading.warnings.append(f"this is the first of {pages} pages; save the others as pictures")
     if reading.turned:
         picture = picture.rotate(reading.turned, expand=True)
     return picture, reading
@@ -158,8 +168,10 @@ def load_images(source: Path) -> tuple[list[str], Split]:
         folder = MNIST(source)
         return folder.names, Split(folder.images, folder.labels)
     _, files = read_archive(source)
+    images = decode_files(source, files)
+    warn_of_paper(source, images)
     labels = torch.tensor([parse_name(name)[1] for name in files])
-    return list(files), Split(torch.from_numpy(decode_files(source, files)), labels)
+    return list(files), Split(torch.from_numpy(images), labels)
 
 
 def evaluate_images(classifier: Classifier, source: Path) -> None:
@@ -167,6 +179,7 @@ def evaluate_images(classifier: Classifier, source: Path) -> None:
     from comparison.analysis import confusion
     from comparison.stats import format_interval, proportion_interval
 
+    source = named(source)
     names, (images, labels) = load_images(source)
     logits = classify(classifier, images)
     shares, predictions = logits.softmax(dim=1).numpy(), logits.argmax(dim=1).numpy()
@@ -268,7 +281,7 @@ def main() -> None:
     elif flags.export:
         from reading.onnx import export_onnx
 
-        export_onnx(classifier, flags.export, shipped_test_images().images[:1000])
+        export_onnx(classifier, flags.export)
     else:
         read_pictures(classifier, flags)
 

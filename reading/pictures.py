@@ -10,7 +10,8 @@ from reading.crops import SIDE, to_mnist
 from utils.files import UserError
 
 MAX_PIXELS = 50_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO", "PPM", "JPEG2000")
+PAGED = ("TIFF", "GIF", "PNG", "WEBP")  # what others hold beside their picture are previews
 NO_PICTURES = {".pdf": "save its page as PNG or JPEG", ".svg": "export it as PNG"}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,17 +27,20 @@ TURNS = {
 def open_picture(path: Path) -> Image.Image:
     """Return a picture as it is to be looked at: upright, RGB, without transparency.
 
+    That is the first page of its file; its info["pages"] says how many there are.
+
     Raises:
         UserError: if there is no such file, it is no picture, damaged, or too large.
     """
     if path.suffix.lower() in NO_PICTURES:
         raise UserError(f"{path}: not a picture of pixels; {NO_PICTURES[path.suffix.lower()]}")
-    if path.suffix.lower() in (".heic", ".heif"):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
     Image.init()  # so that it knows the formats that this Pillow can open
     try:
+        with open(path, "rb") as file:
+            if file.read(12)[4:8] == b"ftyp":  # HEIC, under whatever name
+                from pillow_heif import register_heif_opener
+
+                register_heif_opener()
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image,
@@ -47,7 +51,10 @@ def open_picture(path: Path) -> Image.Image:
                     f"{MAX_PIXELS:,}; make it smaller"
                 )
             image.load()
-            return _flatten(_set_upright(image))
+            pages = getattr(image, "n_frames", 1) if image.format in PAGED else 1
+            picture = _flatten(_set_upright(image))
+            picture.info["pages"] = pages
+            return picture
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except Image.DecompressionBombError as error:

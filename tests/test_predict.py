@@ -117,14 +117,17 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     shutil.copy(names[0], names[1])
     with Image.open(names[0]) as picture:
         picture.crop((0, 0, 122, picture.height)).save(names[2])  # through the second digit
+    with Image.open(names[0]) as picture:
+        picture.save("scan.tif", save_all=True, append_images=[picture])
     Image.new("L", (300, 200), 250).save("empty.png")
     Path("text.txt").write_text("seven")
-    code, out, err = cli(predict, "none.jpg", "empty.png", "text.txt", *names)
-    *errors, warning = err.splitlines()
+    code, out, err = cli(predict, "none.jpg", "empty.png", "text.txt", *names, "scan.tif")
+    *errors, warning, pages = err.splitlines()
+    assert pages.startswith("warning: scan.tif: this is the first of 2 pages")
     assert [line.partition(": ")[0] for line in errors[:3]] == ["none.jpg", "empty.png", "text.txt"]
     assert re.match(r"warning: b.+d\.png: .* \(\d+, \d+\) to ", warning)
     assert code == 2 and [line.partition(": ")[0] for line in out.splitlines()] == [
-        "Ba$$in.png", "照片.png", r"b\udcffd.png", "plots/predictions.png",
+        "Ba$$in.png", "照片.png", r"b\udcffd.png", "scan.tif", "plots/predictions.png",
     ]  # fmt: skip
 
 
@@ -139,6 +142,8 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     (("a.png", "--run", "unknown.pt"), "unknown.pt: its network VGG is not in model.py"),
     (("a.png", "--crops", "README.md"), "README.md: cannot be written"),
     (("--test", "none"), "none"),
+    (("a.png", "--run", ""), "--run: what follows is empty"),
+    (("a.png", "--run="), "--run=: what follows is empty"),
     (("--test", "README.md"), "README.md: not a readable archive"),
 ])  # fmt: skip
 def test_wrong_flags_are_one_line(place, refused, flags, tells):
