@@ -170,10 +170,11 @@ def make_model(model_type: str) -> nn.Module:
 
 
 def check_logits(model: nn.Module) -> None:
-    """Raise UserError unless the network maps images to one logit per class."""
+    """Raise UserError unless the network maps images to one logit per class, always the same."""
     training = model.training
+    images = torch.linspace(-1, 1, 2 * 28 * 28).view(2, 1, 28, 28)
     with torch.no_grad():
-        logits = model.eval()(torch.zeros(2, 1, 28, 28))
+        logits, again = model.eval()(images), model(images)
     model.train(training)
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -182,6 +183,11 @@ def check_logits(model: nn.Module) -> None:
         raise UserError(
             f"{type(model).__name__} in model.py: maps two images to logits {shape}, not to "
             f"{(2, NUM_CLASSES)}: one for each class of utils/classes.py"
+        )
+    if not torch.equal(logits, again):
+        raise UserError(
+            f"{type(model).__name__} in model.py: its logits are random in eval mode; pass "
+            "training=self.training to F.dropout"
         )
 
 

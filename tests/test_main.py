@@ -157,10 +157,16 @@ def test_a_crash_in_the_first_epoch_leaves_the_name_free(small, cli, monkeypatch
     assert not RUNS.exists()
 
 
+class Noise(nn.Module):
+    def forward(self, x):
+        return F.dropout(x)
+
+
 @pytest.mark.parametrize("make, words", [
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 11)), "to logits (2, 11), not to (2, 10)"),
     (lambda: nn.Sequential(nn.Flatten(), nn.LSTM(784, 10)), "to logits tuple, not to (2, 10)"),
     (lambda: nn.Sequential(nn.AdaptiveAvgPool2d((1, 10)), nn.Flatten()), "has no parameters"),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10), Noise()), "random in eval mode"),
 ])  # fmt: skip
 def test_a_network_that_cannot_be_trained_is_refused(small, refused, monkeypatch, make, words):
     monkeypatch.setitem(MODELS, "CustomMLP", make)
