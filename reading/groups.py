@@ -49,6 +49,19 @@ class Group:
         """Whether it is closed around paper, as a zero is."""
         return bool(ndimage.binary_fill_holes(self.mask).sum() > 1.15 * self.area)
 
+    @property
+    def thickness(self) -> float:
+        """Twice the largest distance from its edge, the picture's border apart."""
+        return 2 * float(ndimage.distance_transform_edt(self.mask).max())
+
+    @cached_property
+    def is_surface(self) -> bool:
+        """Whether it fills its box and all four sides of it, as a canvas does; a 1 is slim."""
+        y, x = self.height // 16, self.width // 16
+        sides = (self.mask[y], self.mask[-1 - y], self.mask[:, x], self.mask[:, -1 - x])
+        full = self.area > 0.65 * self.mask.size and min(side.mean() for side in sides) > 0.6
+        return full and self.width > 0.5 * self.height
+
     def is_low(self, height: float) -> bool:
         """Return whether it is too low for a digit where digits have a height."""
         if self.height >= SMALLEST * height:
@@ -58,9 +71,9 @@ class Group:
     def worth(self, height: float) -> float:
         """Return the network's confidence in it where digits have a height.
 
-        It is 0 if it is too low or too wide.
+        It is 0 if it is too low, too wide, or a surface.
         """
-        if self.is_low(height) or self.width > 2 * self.height:
+        if self.is_low(height) or self.width > 2 * self.height or self.is_surface:
             return 0.0
         return self.confidence
 

@@ -64,7 +64,7 @@ def find_sheet(grey: np.ndarray) -> np.ndarray | None:
     square, width = np.ones((3, 3)), max(2, max(grey.shape) // 100)
     for piece in _even_pieces(smooth):
         sheet = ndimage.binary_opening(ndimage.binary_fill_holes(piece), square, width // 2)
-        if not 0.2 < sheet.mean() < 0.98 or piece.sum() < 0.7 * sheet.sum():
+        if not 0.2 < sheet.mean() < 0.98 or piece.sum() < 0.5 * sheet.sum():
             continue
         outline = np.argwhere(sheet & ~ndimage.binary_erosion(sheet, square))
         convexity = sheet.sum() / spatial.ConvexHull(outline).volume

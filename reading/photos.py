@@ -82,7 +82,7 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
     """Return how ink is best distinguished from paper.
 
     The ink is dark or bright, and stands out from its surroundings, wide or narrow, or from the
-    whole picture; or it is dark and on a sheet, beyond which nothing counts.
+    whole picture; or it is on a bright sheet or a dark canvas, beyond which nothing counts.
     """
     grey = look(picture, view.region, view.scale)
     best: Sight | None = None
@@ -95,6 +95,8 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
     for parts in (3, 8, 0):
         for dark in (True, False):
             sight = Sight(grey, Sheet(find(parts, dark), classify), dark, parts > 0)
+            if dark:
+                canvas = any(group.is_surface for group in sight.sheet.dropped)
             if len(sight.sheet.groups) < MANY:
                 seen.append(sight)
             if best is None or sight.quality > best.quality + 0.02:
@@ -102,10 +104,11 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
             if best.dark and best.quality > ENOUGH:
                 return best  # bright ink was never seen better then
         assert best is not None
-        if parts == 3:  # what is bright may be the sheet itself
-            found = on_sheet(grey, find, classify)
-            if found and found.quality > 0.8 and (found.quality > best.quality or not best.dark):
-                return found
+        if parts == 3:  # what is bright may be the sheet itself, what is dark a canvas
+            for dark in (True, False) if canvas else (True,):
+                found = on_sheet(grey, find, classify, dark)
+                if found and found.quality > max(0.8, best.quality):
+                    return found
         if best.quality > ENOUGH:
             return best
     assert best is not None
@@ -121,20 +124,22 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
 
 
 def on_sheet(
-    grey: np.ndarray, find: Callable[[int, bool], np.ndarray], classify: Classify
+    grey: np.ndarray, find: Callable[[int, bool], np.ndarray], classify: Classify, dark: bool
 ) -> Sight | None:
-    """Return what is on the one bright sheet in a picture [H, W]; None without one.
+    """Return what is on the one sheet in a picture [H, W]; None without one.
 
-    It is seen in three ways, as shadows on it may be wide or narrow.
+    It is bright if the ink is dark, or else dark, as a canvas in a screenshot is. It is seen in
+    three ways, as shadows on it may be wide or narrow.
 
     Args:
         find: returns the ink that stands out from a given part of the picture, dark or bright.
+        dark: whether the ink is.
     """
-    paper = find_sheet(grey)
+    paper = find_sheet(grey if dark else 255 - grey)
     if paper is None:
         return None
-    sheets = [Sheet(np.where(paper, find(parts, True), 0), classify) for parts in (16, 8, 3)]
-    sights = [Sight(grey, sheet, True, True, paper) for sheet in sheets]
+    sheets = [Sheet(np.where(paper, find(parts, dark), 0), classify) for parts in (16, 8, 3)]
+    sights = [Sight(grey, sheet, dark, True, paper) for sheet in sheets]
     return max(sights, key=lambda sight: sight.quality)
 
 
@@ -180,19 +185,23 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
     reading, rating = read(picture, view, sight)
     if rating > UPRIGHT:
         return reading
-    turned = picture
+    turned, lies = picture, False
     for quarters in (1, 2, 3):
         turned = turned.transpose(Image.Transpose.ROTATE_90)
         view = View(turned.size, (0, 0, *turned.size), view.scale)
         with suppress(ValueError):  # no digits this way up
             other, other_rating = read(turned, view, sight.turn(quarters))
-            if len(other.digits) >= MANY and other_rating > rating + 1:
+            if len(other.digits) < MANY or other_rating < rating + 1:
+                lies |= len(other.digits) > 1 and other_rating > rating + 1
+            else:
                 degrees = 90 * quarters
                 note = f"turned by {degrees} degrees to the left, where its digits are upright"
                 reading = Reading(other.digits, [note, *other.warnings], degrees)
                 rating = other_rating
         if rating > UPRIGHT + 1:
             break  # none is rated so much higher
+    if lies and not reading.turned and len(reading.digits) > 1:
+        reading.warnings.append("this may lie on its side or upside down; turn it if it does")
     return reading
 
 

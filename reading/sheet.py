@@ -173,9 +173,11 @@ class Sheet:
         overlap = distance(first.box, second.box) < 0
         linked = linked or (above and (overlap or whole.height < 1.2 * self.height))
         heights = first.height, second.height
-        low = max(heights) < 0.85 * whole.height and whole.height < 1.25 * self.height
+        # One above the other, or beside it as the strokes of an open 4.
+        near = distance(first.box, second.box) < 0.1 * self.height
+        strokes = max(heights) < 0.85 * whole.height or (near and min(heights) < 0.75 * self.height)
         margin = 0.1
-        if linked or low:
+        if linked or (strokes and whole.height < 1.25 * self.height):
             margin = -0.05
         elif min(heights) > 0.75 * self.height:  # side by side, each as tall as a digit
             margin = 0.3
@@ -265,7 +267,7 @@ class Sheet:
 
     def is_digit(self, group: Group) -> bool:
         """Return whether a group is as tall as the others, where one was seen, and no edge."""
-        if group.is_low(self.height) or group.height > LARGEST * self.height:
+        if group.is_low(self.height) or group.height > LARGEST * self.height or group.is_surface:
             return False
         if self.places and all(distance(group.box, place) >= 0 for place in self.places):
             wide = 0.4 * group.height < group.width < 1.2 * group.height
@@ -273,6 +275,8 @@ class Sheet:
         contact = group.contact / (group.width + group.height)
         if len(self.groups) == 1 or contact == 0:
             return contact < 0.9  # what has more is a surface, not a stroke
+        if group.thickness > 0.8 * self.height:  # a finger
+            return False
         alike = 0.7 < group.height / self.height < 1.4 and group.width > 0.4 * group.height
         if alike and group.confidence > 0.95 and contact < 0.5:
             return True
@@ -307,14 +311,9 @@ class Sheet:
         share = self.share()
         if not share:
             return 0.0
-        edge = np.ones(grey.shape, bool)
-        band = max(1, min(grey.shape) // 30)  # a thin frame may be around all
-        edge[band:-band, band:-band] = False
         whole = (0, 0, *grey.shape[::-1])
-        digits, paper = draw_mask(self.groups, whole), ~draw_mask(self.dropped, whole)
-        # Where much of the border is no paper, what is between the digits should be.
-        paper &= edge if paper[edge].mean() > 0.67 else ~digits
-        contrast = np.median(grey[paper]) - grey[digits].mean()
+        digits, dropped = draw_mask(self.groups, whole), draw_mask(self.dropped, whole)
+        contrast = np.median(grey[~(digits | dropped)]) - grey[digits].mean()
         least = 0.2 * np.ptp(np.percentile(grey, [1, 99]))
         return share if (contrast if dark else -contrast) > least else share / 2
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from photographs import light, write_row
+from photographs import light, photograph, write_row
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
@@ -415,6 +415,45 @@ def test_a_bright_sheet_on_a_desk_is_no_digit(angle, glare):
     assert read(picture) == "274"
 
 
+@pytest.mark.parametrize("margin, frame", [(40, None), (12, None), (120, 3), (0, 20)])
+def test_a_canvas_in_a_screenshot_is_no_digit(digits, margin, frame):
+    for image in digits[:6]:
+        canvas = Image.fromarray(image).resize((280, 280), Image.Resampling.BICUBIC)
+        page = Image.new("RGB", (280 + 2 * margin, 280 + 2 * margin), "white")
+        page.paste(canvas, (margin, margin))
+        if frame:
+            edge = (margin, margin, margin + 279, margin + 279)
+            ImageDraw.Draw(page).rectangle(edge, None, "#3060c0", frame)
+        assert read(page) == read(Image.fromarray(image).convert("RGB"))
+
+
+def test_a_digit_cut_out_with_its_thick_frame_is_read(digits):
+    for image in digits[:6]:
+        page = on_paper(np.pad(np.kron(image / 255, np.ones((8, 8))), 10), 230, 60)
+        ImageDraw.Draw(page).rectangle((0, 0, page.width - 1, page.height - 1), None, 50, 14)
+        assert read(page.convert("RGB")) == read(Image.fromarray(image).convert("RGB"))
+
+
+def test_a_board_that_is_darker_at_its_edges_is_no_sheet(shipped_test_images):
+    images, labels = shipped_test_images
+    for number in (260, 374, 626, 710):  # of the simulated ones that tests/pictures.py measures
+        generator = np.random.default_rng([1, number])
+        (index,) = generator.choice(len(labels), 1, replace=False)
+        content = photograph(images[[index]].numpy(), generator)
+        assert read(Image.open(io.BytesIO(content)).convert("RGB")) == str(int(labels[index]))
+
+
+def test_two_strokes_that_nearly_touch_are_one_digit():
+    page = Image.new("RGB", (700, 160), "white")
+    draw(page, "27", (40, 30, 55, 90), 9, step=110)
+    pen = ImageDraw.Draw(page)
+    for left in (270, 400, 520):
+        strokes = [(left + 18, 32), (left + 28, 30), (left + 4, 84), (left + 40, 82)]
+        pen.line(strokes, "black", 9, "curve")
+        pen.line([(left + 62, 28), (left + 46, 122)], "black", 9)
+    assert read(page) == "27444"
+
+
 def test_a_pale_joint_does_not_part_a_digit():
     page = Image.new("RGB", (150, 150), "white")
     draw(page, "4", (40, 40, 60, 75), 4, "#b4b4eb")
@@ -478,6 +517,13 @@ def test_small_strokes_are_put_together_sooner_than_digits(boxes, confidence, co
         return np.where(widths > 18, 0.99, confidence)[:, None]
 
     assert len(photos.Sheet(frames(boxes), classify, boxes).groups) == count
+
+
+def test_a_finger_at_the_edge_is_no_digit():
+    ink = frames([(110, 30, 150, 100), (170, 30, 210, 100), (230, 30, 270, 100)])
+    y, x = np.ogrid[:330, :300]
+    ink[(x / 86) ** 2 + ((y - 64) / 38) ** 2 < 1] = 1
+    assert [group.box[0] for group in sheet_of(ink).groups] == [110, 170, 230]
 
 
 def test_a_stroke_that_begins_within_a_digit_belongs_to_it():
@@ -776,6 +822,14 @@ def test_two_short_rows_are_not_one_digit(digits, first, angle, turned):
     picture = on_paper(page).reduce(2).convert("RGB").rotate(angle, expand=True)
     reading = photos.find_digits(picture, probabilities)
     assert (len(reading.digits), reading.turned) == (6, turned)
+
+
+def test_few_digits_on_their_side_are_warned_of(digits):
+    page = on_paper(written(digits[:4])).convert("RGB")
+    for angle in (90, 180, 270):
+        reading = photos.find_digits(page.rotate(angle, expand=True), probabilities)
+        assert not reading.turned and "turn it if it does" in reading.warnings[-1]
+    assert photos.find_digits(page, probabilities).warnings == []
 
 
 def test_a_sheet_photographed_sideways_is_turned(digits):
