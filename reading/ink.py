@@ -164,8 +164,7 @@ def remove_tables(ink: np.ndarray, height: float) -> np.ndarray:
             ink = remove_long_lines(ink, np.isin(labels, pieces), length * tall)
             labels, boxes = label(find_mask(ink))
     tables, _ = find_tables(labels, boxes)
-    frames = [n for n in tables if _is_closed(labels[slices(boxes[n])] == n)]
-    return erase(ink, np.isin(labels, frames)) if frames else ink
+    return erase(ink, np.isin(labels, tables)) if tables else ink
 
 
 def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.ndarray:

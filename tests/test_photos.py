@@ -375,6 +375,17 @@ def test_a_table_in_a_frame_is_no_digit():
     assert read(page) == "274742427"
 
 
+@pytest.mark.parametrize("angle", [12, -20])
+def test_a_table_askew_is_no_digit(angle):
+    page = Image.new("RGB", (340, 340), "white")
+    for number, digit in enumerate("274742427"):
+        left, top = 20 + 100 * (number % 3), 20 + 100 * (number // 3)
+        ImageDraw.Draw(page).rectangle((left, top, left + 100, top + 100), None, "black", 4)
+        draw(page, digit, (left + 35, top + 28, 30, 44), 5, "black")
+    turned = page.rotate(angle, Image.Resampling.BICUBIC, expand=True, fillcolor="white")
+    assert sorted(read(turned)) == sorted("274742427")
+
+
 def test_empty_boxes_at_the_border_are_no_digits():
     page = Image.new("RGB", (500, 130), "white")
     for left in range(0, 500, 62):
