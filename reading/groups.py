@@ -51,16 +51,21 @@ class Group:
 
     @property
     def thickness(self) -> float:
-        """Twice the largest distance from its edge, the picture's border apart."""
-        return 2 * float(ndimage.distance_transform_edt(self.mask).max())
+        """Twice the largest distance from its edge, not counting the picture's border."""
+        left, top, right, bottom = self.box
+        rows = int(top > 0), int(bottom < self.shape[0])
+        columns = int(left > 0), int(right < self.shape[1])
+        return 2 * float(ndimage.distance_transform_edt(np.pad(self.mask, (rows, columns))).max())
 
     @cached_property
     def is_surface(self) -> bool:
-        """Whether it fills its box and all four sides of it, as a canvas does; a 1 is slim."""
+        """Whether it fills its box, its sides and corners, as a canvas does; a 1 is slim."""
         y, x = self.height // 16, self.width // 16
-        sides = (self.mask[y], self.mask[-1 - y], self.mask[:, x], self.mask[:, -1 - x])
-        full = self.area > 0.65 * self.mask.size and min(side.mean() for side in sides) > 0.6
-        return full and self.width > 0.5 * self.height
+        inner = self.mask[y : self.height - y, x : self.width - x]
+        corners = bool(inner[[0, 0, -1, -1], [0, -1, 0, -1]].all())
+        full = self.area > 0.65 * self.mask.size and self.width > 0.5 * self.height
+        sides = inner[0], inner[-1], inner[:, 0], inner[:, -1]
+        return full and corners and min(side.mean() for side in sides) > 0.6
 
     def is_low(self, height: float) -> bool:
         """Return whether it is too low for a digit where digits have a height."""

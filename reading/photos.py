@@ -95,7 +95,7 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
     for parts in (3, 8, 0):
         for dark in (True, False):
             sight = Sight(grey, Sheet(find(parts, dark), classify), dark, parts > 0)
-            if dark:
+            if parts == 3 and dark:
                 canvas = any(group.is_surface for group in sight.sheet.dropped)
             if len(sight.sheet.groups) < MANY:
                 seen.append(sight)
@@ -191,8 +191,10 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
         view = View(turned.size, (0, 0, *turned.size), view.scale)
         with suppress(ValueError):  # no digits this way up
             other, other_rating = read(turned, view, sight.turn(quarters))
-            if len(other.digits) < MANY or other_rating < rating + 1:
-                lies |= len(other.digits) > 1 and other_rating > rating + 1
+            if other_rating <= rating + 1:
+                continue
+            if len(other.digits) < MANY:
+                lies |= len(other.digits) > 1
             else:
                 degrees = 90 * quarters
                 note = f"turned by {degrees} degrees to the left, where its digits are upright"

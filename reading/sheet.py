@@ -266,7 +266,10 @@ class Sheet:
     # What is a digit
 
     def is_digit(self, group: Group) -> bool:
-        """Return whether a group is as tall as the others, where one was seen, and no edge."""
+        """Return whether a group is as tall as the others, where one was seen, and only a stroke.
+
+        A canvas, a finger, a desk are none.
+        """
         if group.is_low(self.height) or group.height > LARGEST * self.height or group.is_surface:
             return False
         if self.places and all(distance(group.box, place) >= 0 for place in self.places):

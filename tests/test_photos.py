@@ -3,11 +3,13 @@
 import io
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import get_data_path
 from photographs import light, photograph, write_row
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from predict import WEIGHTS, load_classifier
@@ -535,6 +537,18 @@ def test_a_finger_at_the_edge_is_no_digit():
     y, x = np.ogrid[:330, :300]
     ink[(x / 86) ** 2 + ((y - 64) / 38) ** 2 < 1] = 1
     assert [group.box[0] for group in sheet_of(ink).groups] == [110, 170, 230]
+
+
+def test_bold_digits_are_no_surfaces_and_a_1_at_the_edge_no_finger(digits):
+    font = ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans-Bold.ttf"), 110)
+    for text, stroke in (("280", 4), ("0808", 9), ("8", 7)):
+        page = Image.new("RGB", (500, 220), "white")
+        ImageDraw.Draw(page).text((40, 40), text, "black", font, stroke_width=stroke)
+        assert read(page) == text
+    page = on_paper(np.pad(written(digits[:3]), ((0, 0), (0, 100)))).convert("RGB")
+    pen = ImageDraw.Draw(page)
+    pen.line([(page.width - 60, 120), (page.width - 60, page.height)], "#282828", 12)
+    assert read(page) == "7211"
 
 
 def test_a_stroke_that_begins_within_a_digit_belongs_to_it():
