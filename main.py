@@ -232,7 +232,7 @@ def run(
                 f"{args.lr} or a larger --batch_size than {args.batch_size}"
             )
         row["seconds"], started = time.perf_counter() - started, time.perf_counter()
-        # Checkpoints hold neither tensors nor NumPy's numbers, which people may have added.
+        # Plain numbers, as people may have added tensors or NumPy's, which can't be loaded again.
         row = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
         history.append(row)
         checkpoint.save_run(
@@ -281,9 +281,10 @@ def main() -> None:
             if checkpoint.has_checkpoint(folder):
                 hint = f"interrupted; to resume: python main.py --resume --name {folder.name}"
             raise KeyboardInterrupt(hint) from None
-        if distributed.rank() == 0:
-            plot_curves(args, folder, history)
+        is_first = distributed.rank() == 0
         distributed.end_processes()
+        if is_first:
+            plot_curves(args, folder, history)
 
 
 def plot_curves(args: Args, folder: Path, history: History) -> None:

@@ -170,7 +170,10 @@ def make_model(model_type: str) -> nn.Module:
 
 
 def check_logits(model: nn.Module) -> None:
-    """Raise UserError unless the network maps images to one logit per class, always the same."""
+    """Raise UserError unless the network maps images to one logit per class, always the same.
+
+    And unless it has parameters to train.
+    """
     training = model.training
     images = torch.linspace(-1, 1, 2 * 28 * 28).view(2, 1, 28, 28)
     with torch.no_grad():
@@ -184,7 +187,7 @@ def check_logits(model: nn.Module) -> None:
             f"{type(model).__name__} in model.py: maps two images to logits {shape}, not to "
             f"{(2, NUM_CLASSES)}: one for each class of utils/classes.py"
         )
-    if not torch.equal(logits, again):
+    if not torch.allclose(logits, again, rtol=0, atol=0, equal_nan=True):
         raise UserError(
             f"{type(model).__name__} in model.py: its logits are random in eval mode; pass "
             "training=self.training to F.dropout"

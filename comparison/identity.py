@@ -25,7 +25,10 @@ from utils.distributed import world_size
 
 ROOT = Path(__file__).parent.parent
 # What these files do decides no number: they write, read and print.
-NO_NUMBERS = [f"utils/{name}.py" for name in ("files", "checkpoint", "metrics", "settings")]
+NO_NUMBERS = [
+    f"utils/{name}.py"
+    for name in ("checkpoint", "command", "files", "metrics", "plots", "settings")
+]
 # Settings and data count by their values, and each network for itself.
 BY_VALUE = {"Args", "RECIPES", "MODELS", "load_splits", "digest"}
 # Settings that name a run within its group, or that stand in its identity in another form.
@@ -56,7 +59,7 @@ def _project(path: str) -> dict[str, list[ast.AST]]:
     for name in NO_NUMBERS:
         files.pop(ROOT / name, None)
     if path:
-        files[Path(path)] = ast.parse(Path(path).read_text(encoding="utf-8"))
+        files[Path(path)] = ast.parse(Path(path).read_bytes())
     definitions: dict[str, list[ast.AST]] = {}
     for tree in files.values():
         for statement in tree.body:
@@ -72,7 +75,7 @@ def _imported(path: Path) -> dict[Path, ast.Module]:
         file = pending.pop()
         if file in files or not file.is_file():
             continue
-        files[file] = ast.parse(file.read_text(encoding="utf-8"))
+        files[file] = ast.parse(file.read_bytes())
         for node in ast.walk(files[file]):
             if isinstance(node, ast.Import):
                 places = [ROOT.joinpath(*alias.name.split(".")) for alias in node.names]
@@ -104,11 +107,12 @@ def _names(statement: ast.AST) -> set[str]:
 def _add_definitions(definitions: dict[str, list[ast.AST]], statement: ast.stmt) -> None:
     """Add a file's statement, without docstrings, to what is said of each name.
 
-    That is what a name is, and what is put into it. Calls stand under "". Of a class that counts by
-    its value the methods stand under theirs.
+    That is what a name is, and what is put into it. Calls stand under "", and so does what is
+    within an if or a try. Of a class that counts by its value the methods stand under theirs.
     """
     call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
-    names = {""} if call else set()
+    block = hasattr(statement, "body") and "__main__" not in ast.unparse(statement)
+    names = {""} if call or block else set()
     for node in ast.walk(statement):
         if isinstance(getattr(node, "ctx", None), ast.Store):
             names |= _names(node)
@@ -167,7 +171,7 @@ def run_folder(args: Any, group: Path) -> Path:
 def _entry(model_type: str) -> str:
     """Return what model.py puts into MODELS for a network; all of MODELS if that is unclear."""
     statements = _project("")["MODELS"]
-    found = []
+    found: list[ast.AST] = []
     for node in (node for statement in statements for node in ast.walk(statement)):
         pairs: list[tuple[Any, ast.expr]] = []
         if isinstance(node, ast.Dict):
@@ -175,4 +179,7 @@ def _entry(model_type: str) -> str:
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
             pairs = [(node.targets[0].slice, node.value)]
         found += [v for key, v in pairs if getattr(key, "value", None) == model_type]
-    return "\n".join(map(ast.unparse, found or statements))
+    if not found:  # such as what a decorator registers
+        name = getattr(main.MODELS.get(model_type), "__name__", model_type)
+        found = [*statements, ast.Name(name)]
+    return "\n".join(map(ast.unparse, found))

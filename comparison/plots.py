@@ -12,7 +12,7 @@ from comparison.results import NetworkRuns
 from comparison.stats import Summary, describe
 from model import COLOURS, PALETTE, TITLES
 from utils.classes import CLASSES
-from utils.plots import epoch_axis, metric_scale, subplots, to_png
+from utils.plots import drawable, epoch_axis, metric_scale, subplots, to_png
 
 
 def legend_below(figure: Figure, axis: Axes, title: str) -> None:
@@ -239,11 +239,12 @@ def plot_runs(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     for axis, metric in zip(axes, ("accuracy", "loss"), strict=True):
         for index, (name, history) in enumerate(histories.items()):
             epochs = [row["epoch"] for row in history]
+            label = f" {drawable(name)}"  # a legend leaves out what begins with _
             for column in (column for column in history[0] if column.endswith(metric)):
                 train = column.startswith("train")
                 axis.plot(
                     epochs, [row[column] for row in history], "--" if train else "-",
-                    color=PALETTE[index % len(PALETTE)], label=None if train else name,
+                    color=PALETTE[index % len(PALETTE)], label=None if train else label,
                     marker="o" if len(history) == 1 else "", mfc="none" if train else None,
                     alpha=0.6 if train else 1,
                 )  # fmt: skip

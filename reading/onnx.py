@@ -58,7 +58,7 @@ def export_onnx(classifier: Classifier, path: Path) -> None:
     inputs = {"images": images.unsqueeze(1).numpy()}
     (logits,) = load_session(content).run(["logits"], inputs)
     difference = np.abs(logits - expected).max()
-    if difference > 1e-4 or (logits.argmax(axis=1) != expected.argmax(axis=1)).any():
+    if difference > 1e-4:
         raise UserError(f"{path}: not written, as onnxruntime's logits differ by {difference:.2g}")
     atomic_write(path, content)
     print(f"{path}: {len(images):,} images, logits at most {difference:.1g} from PyTorch's")

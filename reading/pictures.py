@@ -1,5 +1,6 @@
 """Pictures opened as they are to be looked at: upright, in RGB, without transparency."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -36,22 +37,23 @@ def open_picture(path: Path) -> Image.Image:
         raise UserError(f"{path}: not a picture of pixels; {NO_PICTURES[path.suffix.lower()]}")
     Image.init()  # so that it knows the formats that this Pillow can open
     try:
-        with open(path, "rb") as file:
-            if file.read(12)[4:8] == b"ftyp":  # HEIC, under whatever name
-                from pillow_heif import register_heif_opener
+        content = path.read_bytes()
+        if content[4:8] == b"ftyp":  # HEIC, under whatever name
+            from pillow_heif import register_heif_opener
 
-                register_heif_opener()
+            register_heif_opener()
+        formats = [name for name in FORMATS if name in Image.OPEN]
         with (
             warnings.catch_warnings(action="ignore"),
-            Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image,
+            Image.open(io.BytesIO(content), formats=formats) as image,
         ):
+            pages = getattr(image, "n_frames", 1) if image.format in PAGED else 1
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{path}: {image.width}x{image.height} pixels are more than "
                     f"{MAX_PIXELS:,}; make it smaller"
                 )
             image.load()
-            pages = getattr(image, "n_frames", 1) if image.format in PAGED else 1
             picture = _flatten(_set_upright(image))
             picture.info["pages"] = pages
             return picture

@@ -206,8 +206,13 @@ def test_a_run_is_resumed_without_settings_that_came_or_went_and_change_nothing(
     content = load_checkpoint(finished)
     del content["settings"]["init"]
     content["settings"]["clip"] = 0.0
+    content["history"][0]["clipped"] = 0.5  # a column of its own
+    del content["scheduler"], content["trained_with"]  # which earlier versions did not have
+    content["optimizer_type"] = "SGD"
     torch.save(content, finished / "checkpoint.pt")
     assert cli(main, "--resume", "--name", "done", "--epochs", 3)[0] == 0
+    metrics = (finished / "metrics.csv").read_text().splitlines()
+    assert len(metrics) == 4 and metrics[0].endswith(",clipped")
 
 
 # --- Folders and locks ------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_code_in_a_file_of_ones_own_counts(code, module, indent):
 @pytest.mark.parametrize("name, place, statement, old, new", [
     ("main.py", "BEST:", "GAMMA = 2.0\nGAMMA = GAMMA * 2", "2.0", "3.0"),
     ("main.py", "BEST:", "torch.set_flush_denormal(True)", "True", "False"),
+    ("main.py", "BEST:", "if torch:\n    torch.set_flush_denormal(True)\n", "True", "False"),
     ("model.py", "PALETTE", "LeNet5.forward = CustomMLP.forward", "CustomMLP", "LeNet5"),
     ("main.py", "    def __post", "    @property\n    def scaled(self): return 1\n", "1", "2"),
 ])  # fmt: skip

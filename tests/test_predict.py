@@ -118,6 +118,7 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     with Image.open(names[0]) as picture:
         picture.crop((0, 0, 122, picture.height)).save(names[2])  # through the second digit
     with Image.open(names[0]) as picture:
+        picture = picture.convert("RGB")
         picture.save("scan.tif", save_all=True, append_images=[picture])
     Image.new("L", (300, 200), 250).save("empty.png")
     Path("text.txt").write_text("seven")
@@ -142,8 +143,8 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     (("a.png", "--run", "unknown.pt"), "unknown.pt: its network VGG is not in model.py"),
     (("a.png", "--crops", "README.md"), "README.md: cannot be written"),
     (("--test", "none"), "none"),
-    (("a.png", "--run", ""), "--run: what follows is empty"),
-    (("a.png", "--run="), "--run=: what follows is empty"),
+    (("a.png", "--run", ""), "--run: it or what follows is empty"),
+    (("a.png", "--run="), "--run=: it or what follows is empty"),
     (("--test", "README.md"), "README.md: not a readable archive"),
 ])  # fmt: skip
 def test_wrong_flags_are_one_line(place, refused, flags, tells):

@@ -135,7 +135,8 @@ def _type_names(*parts: Any) -> str:
 
 def _write_metrics(folder: Path, history: History) -> None:
     text = io.StringIO()
-    table = csv.DictWriter(text, history[-1], lineterminator="\n")
+    columns = dict.fromkeys(name for row in history for name in row)  # some may be newer
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(history)
     atomic_write(folder / "metrics.csv", text.getvalue().encode())
@@ -143,7 +144,7 @@ def _write_metrics(folder: Path, history: History) -> None:
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Return what save_run() has written, on the CPU; UserError if it is missing or damaged."""
-    parts = ("optimizer", "scheduler", "trained_with", "generator", "epoch", "history", "data")
+    parts = ("optimizer", "generator", "epoch", "history", "data")
     return _load(folder / "checkpoint.pt", *parts)
 
 
@@ -200,7 +201,9 @@ def restore(
             f"{folder}: the images or labels in {args.data_dir} are not those it was trained on; "
             "pass the --data_dir that has them, or start a new run"
         )
-    trained_with, now = checkpoint["trained_with"], _type_names(optimizer, scheduler)
+    # Runs of earlier versions have the optimizer's alone.
+    trained_with = checkpoint.get("trained_with", checkpoint.get("optimizer_type"))
+    now = _type_names(optimizer, scheduler)
     if trained_with != now:
         raise UserError(f"{folder}: was trained with {trained_with}, not with {now}; {NEW_RUN}")
     put_weights(model, checkpoint["model"], str(folder / "checkpoint.pt"))

@@ -14,9 +14,9 @@ from utils.files import UserError
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [ROOT / f"{name}.py" for name in ("dataset", "model", "main", "compare", "predict")]
 STARTED = Path(getattr(sys.modules["__main__"], "__file__", "/")).resolve()
-# And no notebook, no %run in one, no python -i, no script of the user's own.
+# And no notebook, no %run in one, no python -i, no debugger, no script of the user's own.
 IS_COMMAND = (STARTED in SCRIPTS or STARTED.parent in (ROOT / "experiments", ROOT / "tests")) and (
-    "IPython" not in sys.modules and not sys.flags.interactive
+    {"IPython", "bdb", "idlelib", "coverage"}.isdisjoint(sys.modules) and not sys.flags.interactive
 )
 
 if IS_COMMAND:
@@ -55,6 +55,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         # At once: to take down PyTorch, module by module, takes Python up to a second. What is
         # left for a closed or full stdout is not written again.
         atexit._run_exitfuncs()
-        sys.stderr.flush()
+        if sys.stderr:
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -67,9 +67,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else args
-        for before, word in pairwise([self.prog, *words]):
+        for before, word in pairwise(["the first word", *words]):
             if not word or re.fullmatch("--[a-z_]+=", word):  # as "$NAME" that is not set
-                self.error(f"{word or before}: what follows is empty")
+                self.error(f"{word or before}: it or what follows is empty")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
