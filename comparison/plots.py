@@ -239,7 +239,8 @@ def plot_runs(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     for axis, metric in zip(axes, ("accuracy", "loss"), strict=True):
         for index, (name, history) in enumerate(histories.items()):
             epochs = [row["epoch"] for row in history]
-            label = f" {drawable(name)}"  # a legend leaves out what begins with _
+            label = drawable(name)
+            label = f" {label}" if label[0] == "_" else label  # else legends leave it out
             for column in (column for column in history[0] if column.endswith(metric)):
                 train = column.startswith("train")
                 axis.plot(
