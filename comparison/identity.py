@@ -110,9 +110,10 @@ def _add_definitions(definitions: dict[str, list[ast.AST]], statement: ast.stmt)
     That is what a name is, and what is put into it. Calls stand under "", and so does what is
     within an if or a try. Of a class that counts by its value the methods stand under theirs.
     """
+    definition = isinstance(statement, ast.FunctionDef | ast.ClassDef)
     call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
-    block = hasattr(statement, "body") and "__main__" not in ast.unparse(statement)
-    names = {""} if call or block else set()
+    block = hasattr(statement, "body") and not definition
+    names = {""} if call or (block and "__main__" not in ast.unparse(statement)) else set()
     for node in ast.walk(statement):
         if isinstance(getattr(node, "ctx", None), ast.Store):
             names |= _names(node)

@@ -170,11 +170,11 @@ class Sheet:
             return whole.confidence - self.worth(digit) + 0.02
         linked = any(self.was_one(place, first, second) for place in self.places)
         above = -gap(first.box, second.box, axis=0) > 0.5 * min(first.width, second.width)
-        overlap = distance(first.box, second.box) < 0
-        linked = linked or (above and (overlap or whole.height < 1.2 * self.height))
+        apart = distance(first.box, second.box)
+        linked = linked or (above and (apart < 0 or whole.height < 1.2 * self.height))
         heights = first.height, second.height
         # One above the other, or beside it as the strokes of an open 4.
-        near = distance(first.box, second.box) < 0.1 * self.height
+        near = apart < 0.1 * self.height
         strokes = max(heights) < 0.85 * whole.height or (near and min(heights) < 0.75 * self.height)
         margin = 0.1
         if linked or (strokes and whole.height < 1.25 * self.height):
