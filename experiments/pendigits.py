@@ -40,31 +40,20 @@ def read_strokes(text: str) -> Iterator[tuple[int, list[Stroke]]]:
         yield label, [[(float(x), -float(y)) for x, y in stroke] for stroke in points]
 
 
-def draw_lines(lines: list[Stroke], width: float, side: int) -> np.ndarray:
-    """Return lines of points (x, y) as uint8 [28, 28], drawn with a round pen.
-
-    Args:
-        lines: in pixels of the canvas, which is larger than the image.
-        width: of the pen, in these pixels.
-        side: of the canvas, on which everything must have room.
-    """
-    image = Image.new("L", (side, side))
-    pen = ImageDraw.Draw(image)
-    for line in lines:
-        pen.line(line, fill=255, width=round(width), joint="curve")
-        for end in (line[0], line[-1]):
-            pen.circle(end, width / 2, fill=255)
-    return to_mnist(np.asarray(image) / 255)
-
-
 def draw_strokes(strokes: list[Stroke], width: float) -> np.ndarray:
-    """Return strokes as uint8 [28, 28], drawn with a pen as wide as that in pixels of the image."""
+    """Return strokes as uint8 [28, 28], drawn with a round pen as wide as that in the image."""
     points = np.concatenate([np.array(stroke) for stroke in strokes])
     low = points.min(axis=0)
     scale = HEIGHT / max(1, np.ptp(points, axis=0).max())
-    scaled = [(np.array(stroke) - low) * scale + MARGIN for stroke in strokes]
-    lines = [[(float(x), float(y)) for x, y in stroke] for stroke in scaled]
-    return draw_lines(lines, round(width * HEIGHT / BOX), HEIGHT + 2 * MARGIN)
+    pixels = round(width * HEIGHT / BOX)  # as wide is the pen on the canvas, which is larger
+    canvas = Image.new("L", (HEIGHT + 2 * MARGIN, HEIGHT + 2 * MARGIN))
+    pen = ImageDraw.Draw(canvas)
+    for stroke in strokes:
+        line = [(float(x), float(y)) for x, y in (np.array(stroke) - low) * scale + MARGIN]
+        pen.line(line, fill=255, width=pixels, joint="curve")
+        for end in (line[0], line[-1]):
+            pen.circle(end, pixels / 2, fill=255)
+    return to_mnist(np.asarray(canvas) / 255)
 
 
 def main() -> None:

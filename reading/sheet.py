@@ -336,13 +336,21 @@ class Sheet:
         return share * (1 - sum(g.contact for g in self.groups) / (2 * sum(self.ink.shape)))
 
     def left_out(self) -> Iterator[Box]:
-        """Yield where ink was left out that may be a digit: much smaller ones if they are many."""
+        """Yield where ink was left out that may be a digit: much smaller ones if they are many.
+
+        Of what the border cuts off, it is enough that it is a stroke as tall as digits are.
+        """
         no_lines = [g for g in self.dropped if min(g.mask.shape) >= 0.1 * max(g.mask.shape)]
         sure = [group for group in no_lines if group.confidence > 0.9]
         heights = [group.height / self.height for group in sure]
         least = 0.15 if sum(0.15 < height <= 0.3 for height in heights) > 2 else 0.3
         for group, height in zip(sure, heights, strict=True):
             if least < height < 2 * LARGEST:
+                yield group.box
+        for group in no_lines:
+            tall = 0.6 < group.height / self.height < 1.4 and group not in sure
+            stroke = 0 < group.contact < 0.5 * (group.width + group.height)
+            if tall and stroke and group.thickness < 0.4 * group.height:
                 yield group.box
 
     def unread(self, view: View) -> Iterator[str]:

@@ -145,7 +145,9 @@ def main() -> None:
     with ProcessPoolExecutor(cores()) as pool:
         if flags.real:
             with open(LIST, encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file, delimiter="\t"))
+                listed = list(csv.DictReader(file, delimiter="\t"))
+            rows = [row for row in listed if (flags.real / row["picture"]).is_file()]
+            print(f"{len(rows)} of {len(listed)} pictures are in {flags.real}", file=sys.stderr)
             tasks = pool.map(partial(measure_real, folder=flags.real), rows)
             correct = np.array(list(tqdm(tasks, total=len(rows), leave=False, disable=None)))
             for kind, group in kinds(rows).items():
