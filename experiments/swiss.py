@@ -3,9 +3,9 @@
     git clone https://github.com/kensanata/numbers
     python -m experiments.swiss numbers        cuts its scanned digits out
 
-21 people, 20 of them in Switzerland, wrote up to 60 of each digit: 14 those of train.tar.xz, 7
-others those of test.tar.xz. Alex Schroeder and others, Numbers, 2017, CC0 1.0. A copy as it was
-then is in https://github.com/BSI-Business-Systems-Integration-AG/anagnostes, in numbers/.
+21 people, 20 of them in Switzerland, wrote up to 60 of each digit: 14 the 8,048 of train.tar.xz, 7
+others the 4,173 of test.tar.xz. Alex Schroeder and others, Numbers, 2017, CC0 1.0; as it was then
+it is also in https://github.com/BSI-Business-Systems-Integration-AG/anagnostes, folder numbers.
 """
 
 from utils.command import run_command  # isort: split

@@ -3,8 +3,9 @@
     python -m experiments.weights              3 networks, with and without validation images
 
 Where MNIST was collected a 1 is a single stroke and a 7 has no bar. So digits that people in Turkey
-and in Switzerland wrote are added to the training images, see pendigits.py and swiss.py, which
-makes its own first. Runs are kept in runs/weights/, from where experiments/publish.py takes them.
+and in Switzerland wrote are added to the training images. The former are in data/pendigits/; get
+the latter first, see swiss.py. Runs are kept in runs/weights/, from where experiments/publish.py
+takes them.
 """
 
 from utils.command import run_command  # isort: split
@@ -78,6 +79,8 @@ def shipped_files() -> dict[Path, bytes]:
 def main() -> None:
     """Train what is missing."""
     Parser(description=__doc__).parse_args()
+    if not (swiss.FOLDER / "train.tar.xz").is_file():
+        raise UserError(f"{swiss.FOLDER}: make it first, see python -m experiments.swiss --help")
     if failed := train_all(run_with_others, plan_runs(), cores()):
         raise UserError(f"{len(failed)} runs failed; see above")
 

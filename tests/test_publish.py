@@ -317,11 +317,14 @@ def scan_swiss(monkeypatch, real):
     return labels
 
 
-def test_weights_are_those_of_the_runs_with_others_digits_calibrated(small, real, monkeypatch):
+def test_weights_are_those_of_the_runs_with_others_digits_calibrated(
+    small, real, monkeypatch, refused
+):
     monkeypatch.setattr(weights, "MODELS", {"CustomMLP": MODELS["CustomMLP"]})
     monkeypatch.setattr(weights, "RECIPES", {"best": {"epochs": 1, "lr": 0.02}})
     monkeypatch.setattr(weights, "VAL_SIZE", 50)
     draw_pendigits(monkeypatch)
+    assert "experiments.swiss" in refused(weights)
     scan_swiss(monkeypatch, real)
     assert weights.shipped_files() == {}
     runs = {}
