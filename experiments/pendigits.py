@@ -41,11 +41,11 @@ def read_strokes(text: str) -> Iterator[tuple[int, list[Stroke]]]:
 
 
 def draw_strokes(strokes: list[Stroke], width: float) -> np.ndarray:
-    """Return strokes as uint8 [28, 28], drawn with a round pen as wide as that in the image."""
+    """Return strokes as uint8 [28, 28], drawn with a round pen, its width in their pixels."""
     points = np.concatenate([np.array(stroke) for stroke in strokes])
     low = points.min(axis=0)
     scale = HEIGHT / max(1, np.ptp(points, axis=0).max())
-    pixels = round(width * HEIGHT / BOX)  # as wide is the pen on the canvas, which is larger
+    pixels = round(width * HEIGHT / BOX)  # the pen's width on the canvas, which is larger
     canvas = Image.new("L", (HEIGHT + 2 * MARGIN, HEIGHT + 2 * MARGIN))
     pen = ImageDraw.Draw(canvas)
     for stroke in strokes:

@@ -1,11 +1,12 @@
 """Digits of people in Switzerland, as images like MNIST's, in data/swiss/, which is not shipped.
 
-    git clone https://github.com/kensanata/numbers
-    python -m experiments.swiss numbers        cuts its scanned digits out
+    git clone https://github.com/kensanata/numbers ../numbers
+    python -m experiments.swiss ../numbers     cuts its scanned digits out
 
-21 people, 20 of them in Switzerland, wrote up to 60 of each digit: 14 the 8,048 of train.tar.xz, 7
-others the 4,173 of test.tar.xz. Alex Schroeder and others, Numbers, 2017, CC0 1.0; as it was then
-it is also in https://github.com/BSI-Business-Systems-Integration-AG/anagnostes, folder numbers.
+Its first 21 people, 20 of them in Switzerland, wrote up to 60 of each digit. train.tar.xz has the
+8,048 digits of 14 of them, test.tar.xz the 4,173 of the other 7. Alex Schroeder and others,
+Numbers, 2017, CC0 1.0. The shipped weights were made from the copy in the folder numbers of
+https://github.com/BSI-Business-Systems-Integration-AG/anagnostes.
 """
 
 from utils.command import run_command  # isort: split
@@ -24,29 +25,28 @@ from utils.settings import Parser
 
 FOLDER = Path("data/swiss")
 WRITERS = {"train": range(1, 15), "test": range(15, 22)}
-SIDE = 200  # pixels to which a scan is enlarged; digits are about half as tall
+SIDE = 200  # pixels: the longer side of an enlarged scan; most digits are 80 to 160 tall
+LARGE = 0.1  # of the area of the largest piece: smaller ones are dirt
 
 
 def cut_out(path: Path) -> np.ndarray:
     """Return the digit of a scan as uint8 [28, 28].
 
-    It is the largest piece of ink, and what else is large and not cut off by the edge, as the
-    neighbours on the sheet are.
+    That is the largest piece of ink, and others that are large and do not touch the edge: those at
+    the edge are neighbours on the sheet.
     """
     picture = to_grey(open_picture(path))
     scale = SIDE / max(picture.size)
     grey = look(picture, (0, 0, *picture.size), scale)
     ink = find_ink(grey, 0.4 * SIDE, dark=True, scale=scale)
     labels, boxes = label(find_mask(ink))
+    if not boxes:
+        raise UserError(f"{path}: no ink in it; remove it")
     areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    largest = int(areas.argmax())
-    inner = {
-        n
-        for n, (left, top, right, bottom) in boxes.items()
-        if left > 0 and top > 0 and right < ink.shape[1] and bottom < ink.shape[0]
-    }
-    chosen = [n for n in boxes if n == largest or (n in inner and areas[n] > 0.1 * areas[largest])]
+    largest = max(boxes, key=lambda n: areas[n])
+    at_edge = {*labels[0], *labels[-1], *labels[:, 0], *labels[:, -1]}
+    others = [n for n in boxes if areas[n] > LARGE * areas[largest] and n not in at_edge]
+    chosen = list({largest, *others})
     box = enclose(boxes[n] for n in chosen)
     return draw(ink, box, np.isin(labels[slices(box)], chosen))
 
@@ -54,12 +54,14 @@ def cut_out(path: Path) -> np.ndarray:
 def main() -> None:
     """Cut out the digits of both groups of people, and pack them."""
     parser = Parser(description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the clone")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the clone")
     folder = parser.parse_args().folder
-    for split, writers in WRITERS.items():
-        paths = [path for n in writers for path in sorted(folder.glob(f"{n:04d}_*/[0-9]/*.png"))]
+    scans = {n: sorted(folder.glob(f"{n:04d}_*/[0-9]/*.png")) for n in range(1, 22)}
+    for n, paths in scans.items():
         if not paths:
-            raise UserError(f"{folder}: no scans such as 0001_CH4M/7/number-3.png in it")
+            raise UserError(f"{folder}: no scans {n:04d}_*/[0-9]/*.png in it")
+    for split, writers in WRITERS.items():
+        paths = [path for n in writers for path in scans[n]]
         images = ((encode_png(cut_out(path)), int(path.parent.name)) for path in paths)
         write_archive(FOLDER / f"{split}.tar.xz", split, images)
         print(f"{FOLDER / split}.tar.xz: {len(paths):,} images")

@@ -3,9 +3,9 @@
     python -m experiments.weights              3 networks, with and without validation images
 
 Where MNIST was collected a 1 is a single stroke and a 7 has no bar. So digits that people in Turkey
-and in Switzerland wrote are added to the training images. The former are in data/pendigits/; get
-the latter first, see swiss.py. Runs are kept in runs/weights/, from where experiments/publish.py
-takes them.
+and in Switzerland wrote are added to the training images. Those from Turkey are in data/pendigits/;
+those from Switzerland you must fetch first, see swiss.py. Runs are kept in runs/weights/, from
+where experiments/publish.py takes them.
 """
 
 from utils.command import run_command  # isort: split
@@ -27,15 +27,15 @@ from utils.files import UserError
 from utils.settings import Parser
 
 FOLDER, SHIPPED = RUNS / "weights", Path("data/weights")
-# With 10 to 14 as many pictures are read; with this one most drawings of tests/test_photos.py, too.
+# 10 to 14 read about as many pictures; this one reads most of the drawings of tests/test_photos.py.
 SEED = 13
 VAL_SIZE = 10_000
 
 
 def with_others(split: Split) -> Split:
-    """Return training images with those of pendigits and of swiss after them."""
-    splits = [split]
-    splits += [load_images(module.FOLDER / "train.tar.xz")[1] for module in (pendigits, swiss)]
+    """Return training images, then those of pendigits, then those of swiss."""
+    folders = (pendigits.FOLDER, swiss.FOLDER)
+    splits = [split, *(load_images(folder / "train.tar.xz")[1] for folder in folders)]
     images, labels = zip(*splits, strict=True)
     return Split(torch.cat(images), torch.cat(labels))
 
@@ -79,8 +79,9 @@ def shipped_files() -> dict[Path, bytes]:
 def main() -> None:
     """Train what is missing."""
     Parser(description=__doc__).parse_args()
-    if not (swiss.FOLDER / "train.tar.xz").is_file():
-        raise UserError(f"{swiss.FOLDER}: make it first, see python -m experiments.swiss --help")
+    archive = swiss.FOLDER / "train.tar.xz"
+    if not archive.is_file():
+        raise UserError(f"{archive}: not there; python -m experiments.swiss --help says what to do")
     if failed := train_all(run_with_others, plan_runs(), cores()):
         raise UserError(f"{len(failed)} runs failed; see above")
 

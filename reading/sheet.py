@@ -338,19 +338,18 @@ class Sheet:
     def left_out(self) -> Iterator[Box]:
         """Yield where ink was left out that may be a digit: much smaller ones if they are many.
 
-        Of what the border cuts off, it is enough that it is a stroke as tall as digits are.
+        A stroke that the border cuts off is named if it is about as tall as the digits are,
+        whatever the network says.
         """
         no_lines = [g for g in self.dropped if min(g.mask.shape) >= 0.1 * max(g.mask.shape)]
-        sure = [group for group in no_lines if group.confidence > 0.9]
-        heights = [group.height / self.height for group in sure]
-        least = 0.15 if sum(0.15 < height <= 0.3 for height in heights) > 2 else 0.3
-        for group, height in zip(sure, heights, strict=True):
-            if least < height < 2 * LARGEST:
-                yield group.box
+        sure = {group for group in no_lines if group.confidence > 0.9}
+        small = sum(0.15 < group.height / self.height <= 0.3 for group in sure)
+        least = 0.15 if small > 2 else 0.3
         for group in no_lines:
-            tall = 0.6 < group.height / self.height < 1.4 and group not in sure
+            height = group.height / self.height
             stroke = 0 < group.contact < 0.5 * (group.width + group.height)
-            if tall and stroke and group.thickness < 0.4 * group.height:
+            cut_off = stroke and 0.6 < height < 1.4 and group.thickness < 0.4 * group.height
+            if cut_off or (group in sure and least < height < 2 * LARGEST):
                 yield group.box
 
     def unread(self, view: View) -> Iterator[str]:

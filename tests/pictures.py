@@ -1,11 +1,11 @@
 """How many pictures of handwritten digits predict.py reads: python tests/pictures.py --real FOLDER
 
-Measures simulated photographs of test images and, if a folder has them, the pictures that people
-made of their own digits, beside a plain baseline: Otsu's threshold, connected components, the same
-network. A picture counts if all its digits are right, and no other. tests/pictures.tsv says what
-the pictures show and where they are from; most state no licence, so they are not here. Its column
-"unseen" says how those fared that were read before anyone had looked at them, by the version of
-that day. Writes runs/pictures.json, which experiments/publish.py shows.
+Measures simulated photographs of test images and, of the pictures that people made of their own
+digits, those that are in the folder, beside a plain baseline: Otsu's threshold, connected
+components, the same network. A picture counts if all its digits are right, and no other.
+tests/pictures.tsv says what the pictures show and where they are from; most state no licence, so
+they are not here. Its column "unseen" says how those fared that were read before anyone had looked
+at them, by the version of that day. Writes runs/pictures.json, which experiments/publish.py shows.
 """
 
 import csv
@@ -36,7 +36,7 @@ from reading.ink import otsu
 from reading.photos import find_digits
 from reading.pictures import open_picture
 from utils.checkpoint import RUNS
-from utils.files import atomic_write
+from utils.files import UserError, atomic_write
 from utils.settings import Parser
 
 LIST = Path(__file__).with_name("pictures.tsv")
@@ -147,6 +147,8 @@ def main() -> None:
             with open(LIST, encoding="utf-8", newline="") as file:
                 listed = list(csv.DictReader(file, delimiter="\t"))
             rows = [row for row in listed if (flags.real / row["picture"]).is_file()]
+            if not rows:
+                raise UserError(f"{flags.real}: none of the pictures of {LIST.name} is in it")
             print(f"{len(rows)} of {len(listed)} pictures are in {flags.real}", file=sys.stderr)
             tasks = pool.map(partial(measure_real, folder=flags.real), rows)
             correct = np.array(list(tqdm(tasks, total=len(rows), leave=False, disable=None)))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, decode, results, study
 from PIL import Image
+from scipy import ndimage
 
 import compare
 import dataset
@@ -28,6 +29,7 @@ from model import MODELS, TITLES
 from predict import load_images
 from reading.classifier import classify, load_classifier
 from utils.checkpoint import RUNS, load_checkpoint, load_weights
+from utils.files import UserError
 
 SHOWN = ("baseline", "best", "record")  # of all networks
 
@@ -59,6 +61,14 @@ def test_a_trial_of_a_study_is_not_full(name, monkeypatch, tmp_path):
     for trial in (fewer, shorter):
         (tmp_path / "trial.json").write_bytes(pack_study(trial))
         assert not publish.is_full(name, tmp_path / "trial.json")
+
+
+def test_the_readme_says_how_many_pictures_were_not_at_hand():
+    listed = len((ROOT / "tests/pictures.tsv").read_text(encoding="utf-8").splitlines()) - 1
+    real = json.loads((ROOT / "plots/results/pictures.json").read_bytes())["real"]
+    (measured,) = [count for kind, count, *_ in real if kind == "all"]
+    missing = numbers("README.md", "Of the # in the list # were not at hand")
+    assert missing == [f"{listed:,}", f"{listed - measured}"]
 
 
 # --- Findings, which are written by hand ------------------------------------------------------
@@ -297,18 +307,18 @@ def draw_pendigits(monkeypatch):
 
 
 def scan_swiss(monkeypatch, real):
-    """Have two digits of each group, scanned with a neighbour, cut out and packed, as swiss does.
+    """Scan a digit of each writer, with a bit of a neighbour, and let swiss cut out and pack them.
 
-    Returns their labels.
+    Returns split -> their labels, in order.
     """
-    labels = []
-    for writer, split in (("0001_CH4M", "train"), ("0015_CH2M", "test")):
-        for index, (name, content) in enumerate(real[split][1:3]):
-            labels.append(int(name[-5]))
+    labels = {"train": [], "test": []}
+    for split, writers in swiss.WRITERS.items():
+        for writer, (name, content) in zip(writers, real[split], strict=False):
+            labels[split].append(int(name[-5]))
             scan = np.full((90, 94, 3), 255, np.uint8)
             scan[20:76, 20:76] -= decode(content).repeat(2, 0).repeat(2, 1)[..., None] // 2
             scan[40:48, :7] = 120
-            path = Path(f"numbers/{writer}/{labels[-1]}/number-{index}.png")
+            path = Path(f"numbers/{writer:04d}_CH4M/{name[-5]}/number-1.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(scan).save(path)
     monkeypatch.setattr("sys.argv", ["swiss", "numbers"])
@@ -326,6 +336,8 @@ def test_weights_are_those_of_the_runs_with_others_digits_calibrated(
     draw_pendigits(monkeypatch)
     assert "experiments.swiss" in refused(weights)
     scan_swiss(monkeypatch, real)
+    training = dataset.load_splits("data", 0)[0]
+    assert len(weights.with_others(training).labels) == len(training.labels) + 2 + 14
     assert weights.shipped_files() == {}
     runs = {}
     for folder, args in weights.plan_runs().items():
@@ -356,27 +368,43 @@ def test_strokes_are_drawn_as_a_person_sees_them(tmp_path, monkeypatch):
     assert widths[0, 14:].max() > 8 and widths[1, :14].max() > 8  # the base of the 1, the 7's top
 
 
-def test_scans_are_cut_out_without_their_neighbours(tmp_path, monkeypatch, real, refused):
+def test_scans_are_cut_out_without_their_neighbours(tmp_path, monkeypatch, real):
     monkeypatch.chdir(tmp_path)
     labels = scan_swiss(monkeypatch, real)
     shipped = load_classifier(ROOT / "data/weights/LeNet5.pt")
-    for split, expected in (("train", labels[:2]), ("test", labels[2:])):
+    for split, expected in labels.items():
         images, packed = load_images(Path(f"swiss/{split}.tar.xz"))[1]
-        assert sorted(packed.tolist()) == sorted(expected)
+        assert packed.tolist() == expected
         assert torch.equal(classify(shipped, images).argmax(dim=1), packed)
-    assert "no scans" in refused(swiss, "swiss")
+
+
+def test_a_scan_may_be_of_two_pieces_but_not_missing_or_empty(tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    page = Image.new("L", (90, 90), 255)
+    page.paste(60, (20, 30, 26, 60))
+    page.paste(60, (50, 30, 56, 60))
+    page.save("two.png")
+    _, pieces = ndimage.label(swiss.cut_out(Path("two.png")) > 100)
+    assert pieces == 2
+    Image.new("L", (90, 90), 255).save("two.png")
+    with pytest.raises(UserError, match="no ink"):
+        swiss.cut_out(Path("two.png"))
+    assert "no scans 0001_" in refused(swiss, ".")
 
 
 def test_shipped_weights_know_digits_of_people_from_elsewhere(shipped_test_images):
     shipped = load_classifier(ROOT / "data/weights/LeNet5.pt")
     others = load_images(ROOT / "data/pendigits/test.tar.xz")[1]
-    counts = []
+    others_seen = load_images(ROOT / "data/pendigits/train.tar.xz")[1]
+    counts = [f"{len(others_seen.labels):,}"]
     for images, labels in (shipped_test_images, others):
         wrong = classify(shipped, images).argmax(dim=1) != labels
         counts += [f"{wrong.sum()}", f"{len(wrong):,}"]
     sentence = (
-        "LeNet-5 misclassifies # of MNIST's # test images, and # of # digits of 14 others at that "
-        "university"
+        "from # digits that 30 people at a Turkish university wrote on a tablet "
+        "(`data/pendigits/`); and from 8,048 that 14 people in Switzerland wrote on paper "
+        "(`experiments/swiss.py` says where to get them). LeNet-5 misclassifies # of MNIST's # "
+        "test images, and # of # digits of 14 others at that university"
     )
     assert numbers("README.md", sentence) == counts
     assert wrong.float().mean() < 0.025
