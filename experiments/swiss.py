@@ -45,8 +45,8 @@ def cut_out(path: Path) -> np.ndarray:
     areas = np.bincount(labels.ravel())
     largest = max(boxes, key=lambda n: areas[n])
     at_edge = {*labels[0], *labels[-1], *labels[:, 0], *labels[:, -1]}
-    others = [n for n in boxes if areas[n] > LARGE * areas[largest] and n not in at_edge]
-    chosen = list({largest, *others})
+    large = {n for n in boxes if areas[n] > LARGE * areas[largest]}
+    chosen = [largest, *(large - at_edge - {largest})]
     box = enclose(boxes[n] for n in chosen)
     return draw(ink, box, np.isin(labels[slices(box)], chosen))
 
@@ -56,12 +56,15 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the clone")
     folder = parser.parse_args().folder
-    scans = {n: sorted(folder.glob(f"{n:04d}_*/[0-9]/*.png")) for n in range(1, 22)}
-    for n, paths in scans.items():
-        if not paths:
-            raise UserError(f"{folder}: no scans {n:04d}_*/[0-9]/*.png in it")
-    for split, writers in WRITERS.items():
-        paths = [path for n in writers for path in scans[n]]
+    scans: dict[str, list[Path]] = {split: [] for split in WRITERS}
+    for split, writers in WRITERS.items():  # all of them before anything is written
+        for writer in writers:
+            pattern = f"{writer:04d}_*/[0-9]/*.png"
+            paths = sorted(folder.glob(pattern))
+            if not paths:
+                raise UserError(f"{folder}: no scans {pattern} in it")
+            scans[split] += paths
+    for split, paths in scans.items():
         images = ((encode_png(cut_out(path)), int(path.parent.name)) for path in paths)
         write_archive(FOLDER / f"{split}.tar.xz", split, images)
         print(f"{FOLDER / split}.tar.xz: {len(paths):,} images")

@@ -392,9 +392,20 @@ def test_a_scan_may_be_of_two_pieces_but_not_missing_or_empty(tmp_path, monkeypa
     assert "no scans 0001_" in refused(swiss, ".")
 
 
+def draw_one(generator):
+    """Return a 1 with a flag and no base as uint8 [28, 28], drawn at random."""
+    angle, length = np.radians(generator.uniform(40, 65)), generator.uniform(0.25, 0.65)
+    flag = -length * np.cos(angle), length * np.sin(angle)
+    foot = -generator.normal(0.05, 0.12), 1.0
+    return pendigits.draw_strokes([[flag, (0.0, 0.0), foot]], generator.uniform(1.8, 4))
+
+
 def test_shipped_weights_know_digits_of_people_from_elsewhere(shipped_test_images):
     shipped = load_classifier(ROOT / "data/weights/LeNet5.pt")
     others = load_images(ROOT / "data/pendigits/test.tar.xz")[1]
+    generator = np.random.default_rng(1)
+    ones = torch.from_numpy(np.stack([draw_one(generator) for _ in range(200)]))
+    assert (classify(shipped, ones).argmax(dim=1) == 1).float().mean() > 0.97
     others_seen = load_images(ROOT / "data/pendigits/train.tar.xz")[1]
     counts = [f"{len(others_seen.labels):,}"]
     for images, labels in (shipped_test_images, others):
