@@ -36,6 +36,7 @@ from reading.classifier import Classifier, classify, load_classifier, name_digit
 from utils.archives import (
     decode_files,
     encode_png,
+    find_archives,
     list_images,
     parse_name,
     read_archive,
@@ -164,6 +165,8 @@ def load_images(source: Path) -> tuple[list[str], Split]:
     Raises:
         UserError: if there is nothing to read, or a file is not as it should be.
     """
+    if not source.exists() and not find_archives(source):
+        raise UserError(f"{source}: no such folder or archive of images {{ID}}_{{Label}}.png")
     if not source.is_file():
         folder = MNIST(source)
         return folder.names, Split(folder.images, folder.labels)
