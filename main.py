@@ -53,7 +53,9 @@ class Args:
     data_dir: str = setting("data", "folder of the archives or of the extracted images")
     device: str = setting("auto", "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps")
     threads: int = setting(1, "CPU threads; another number changes the last digits", 1, 1025)
-    val_size: int = setting(0, "validate on N of the training images, not on the test set", 0)
+    val_size: int = setting(
+        0, "validate on N training images, not on the test set; those of --init must be others", 0
+    )
     init: str = setting("random", "initial weights: random, a file of weights, or a run")
     schedule: str = setting("constant", "learning rate schedule", choices=("constant", "onecycle"))
     label_smoothing: float = setting(0.0, "share of each target spread over all classes", 0, 1)

@@ -44,7 +44,7 @@ from utils.archives import (
 )
 from utils.checkpoint import load_weights
 from utils.classes import CLASSES
-from utils.files import PLOTS, UserError, acquire_lock, atomic_write, named, write_all
+from utils.files import PLOTS, UserError, acquire_lock, atomic_write, named, warn, write_all
 from utils.settings import Parser, check_choice
 
 # matplotlib, scipy and onnxruntime take longer to import than PyTorch: where they are needed.
@@ -119,7 +119,12 @@ def write_crops(folder: Path, reading: Any) -> str:
     files = {}
     for number, digit in enumerate(reading.digits, first):
         files[folder / f"{number:05d}_{digit.shares.argmax()}.png"] = encode_png(digit.image)
-    write_all(files)
+    try:
+        write_all(files)
+    except BaseException:  # all of a picture's digits or none
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise
     written = [path.name for path in files]
     doubtful = written[reading.shares.max(axis=1).argmin()]
     return f"{folder}: {written[0]} to {written[-1]}, least certain {doubtful}"
@@ -139,7 +144,7 @@ def read_pictures(classifier: Classifier, flags: argparse.Namespace) -> None:
             continue
         read += 1
         for warning in reading.warnings:
-            print(f"warning: {path}: {warning}", file=sys.stderr)
+            warn(f"{path}: {warning}")
         describe = to_json if flags.json else describe_picture
         print(describe(path, reading), flush=True)
         if flags.crops:

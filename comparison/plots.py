@@ -12,7 +12,7 @@ from comparison.results import NetworkRuns
 from comparison.stats import Summary, describe
 from model import COLOURS, PALETTE, TITLES
 from utils.classes import CLASSES
-from utils.plots import drawable, epoch_axis, metric_scale, subplots, to_png
+from utils.plots import NAMES, drawable, epoch_axis, metric_scale, subplots, to_png
 
 
 def legend_below(figure: Figure, axis: Axes, title: str) -> None:
@@ -97,7 +97,7 @@ def plot_classes(networks: Mapping[str, Mapping[str, Summary]]) -> bytes:
     count = len(CLASSES)
     for between in np.arange(0.5, count - 1):
         axis.axvline(between, color="#dddddd", lw=0.8)
-    axis.set_xticks(range(count), list(CLASSES))
+    axis.set_xticks(range(count), NAMES)
     axis.set(xlim=(-0.5, count - 0.5), xlabel="Class", ylabel="Test accuracy (%)")
     axis.grid(axis="y", alpha=0.3)
     legend_below(figure, axis, "mean over the runs and its 95 % interval")
@@ -125,8 +125,8 @@ def plot_confusion(title: str, counts: np.ndarray, runs: int) -> bytes:
                 weight="bold" if row == column else "normal",
             )  # fmt: skip
     axis.set(xlabel="Predicted class", ylabel="True class")
-    axis.set_xticks(range(len(CLASSES)), list(CLASSES))
-    axis.set_yticks(range(len(CLASSES)), list(CLASSES))
+    axis.set_xticks(range(len(CLASSES)), NAMES)
+    axis.set_yticks(range(len(CLASSES)), NAMES)
     figure.colorbar(drawn, label="errors, percent of the row's images", shrink=0.8)
     mean = f"mean of {runs} runs" if runs > 1 else "one run"
     figure.suptitle(f"{title}: test images ({mean}) and percent of the row", fontsize=11)
@@ -149,7 +149,7 @@ def plot_misclassified(
     for axis, index in zip(axes.flat, worst, strict=False):
         axis.imshow(images[index], cmap="gray_r")
         guess = predictions[index]
-        text = f"{CLASSES[labels[index]]} taken for {CLASSES[guess]}\n"
+        text = f"{NAMES[labels[index]]} taken for {NAMES[guess]}\n"
         axis.set_title(f"{text}{100 * probabilities[index, guess]:.1f} %", fontsize=9)
     figure.suptitle(title)
     return to_png(figure)
@@ -186,12 +186,12 @@ def plot_hard_images(
             top, left = 57 * (index // 10), 40 * (index % 10)
             extent = (left + 6, left + 34, top + 43, top + 15)
             axis.imshow(images[place], cmap="gray_r", extent=extent)
-            text = f"{place}\ntrue {CLASSES[labels[place]]}"
+            text = f"{place}\ntrue {NAMES[labels[place]]}"
             axis.text(left + 20, top + 14, text, ha="center", va="bottom", fontsize=9.5)
             for column, (model_type, classes) in enumerate(predictions.items()):
                 axis.text(
                     left + 20 + 8 * (column - (len(predictions) - 1) / 2), top + 49,
-                    CLASSES[classes[place]], ha="center", va="center", fontsize=10, weight="bold",
+                    NAMES[classes[place]], ha="center", va="center", fontsize=10, weight="bold",
                     color=COLOURS[model_type],
                 )  # fmt: skip
         axis.set(xlim=(0, 400), ylim=(57 * count, 0), aspect="equal")  # imshow has set others

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from reading.crops import SIDE, to_mnist
 from utils.files import UserError
@@ -59,9 +59,13 @@ def open_picture(path: Path) -> Image.Image:
             return picture
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder; name the pictures in it") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not a picture, or damaged") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
-    except (UserError, MemoryError):
+    except (UserError, MemoryError, ImportError):
         raise
     except Exception as error:  # a broken file makes Pillow raise almost anything
         reason = str(error).replace("\n", " ") or type(error).__name__

@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 from reading.classifier import name_digit
-from utils.classes import CLASSES
 
 MAX_PICTURES = 8  # are drawn
 MAX_TILES = 12  # of a picture with more digits the picture alone is drawn, larger
@@ -92,7 +91,7 @@ def _draw_picture(axis: Any, preview: Preview) -> None:
     points = 72 * axis.bbox.height / axis.figure.dpi / height  # per pixel
     for digit in preview.digits:
         left, top, right, bottom = digit.box
-        text, colour = name_digit(digit.shares), COLOUR
+        text, colour = drawable(name_digit(digit.shares)), COLOUR
         if digit.shares.max() < DOUBTFUL:
             text, colour = f"{text} {int(100 * digit.shares.max())} %", DOUBTFUL_COLOUR
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour))
@@ -104,18 +103,20 @@ def _draw_picture(axis: Any, preview: Preview) -> None:
 
 def _draw_tiles(axis: Any, preview: Preview) -> None:
     """Draw digits 1 x 1 in rows, each under its prediction and over bars of its probabilities."""
-    bar = 1 / len(CLASSES)
+    from utils.plots import NAMES, drawable
+
+    bar = 1 / len(NAMES)
     for index, digit in enumerate(preview.digits):
         shares = digit.shares
         row, column = divmod(index, TILE_COLUMNS)
         x, y = TILE_WIDTH * column + 0.1, TILE_HEIGHT * row + 0.2
         axis.imshow(digit.image, cmap="gray", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
-        caption = f"{name_digit(shares)} ({100 * shares.max():.1f} %)"
+        caption = f"{drawable(name_digit(shares))} ({100 * shares.max():.1f} %)"
         axis.text(x + 0.5, y - 0.03, caption, size=9, ha="center", va="bottom")
-        places = x + bar * (np.arange(len(CLASSES)) + 0.5)
+        places = x + bar * (np.arange(len(NAMES)) + 0.5)
         colours = np.where(shares == shares.max(), COLOUR, OTHER_COLOUR)
         axis.bar(places, -0.25 * shares - 0.01, 0.8 * bar, bottom=y + 1.3, color=colours)
-        for place, name in zip(places, CLASSES, strict=True):
+        for place, name in zip(places, NAMES, strict=True):
             axis.text(place, y + 1.31, name, size=min(6, 60 * bar), ha="center", va="top")
     _, (width, height) = _sizes(preview)
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="auto")

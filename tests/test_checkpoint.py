@@ -165,6 +165,7 @@ def finished(small, trained):
     ("best", ("--epochs", 3), "--epochs 2, which its schedule was laid out for, not 3"),
     ("dnoe", (), "dnoe: no checkpoint"),  # mistyped
     ("older", (), "was trained with --clip 1.0, which Args in main.py has no more"),
+    ("letters", (), "its classes are ABCDEFGHIJ, not 0123456789"),
     ("other_layers", (), "size mismatch for fc1.bias"),
     ("other_optimizer", (), "was trained with Adam, not with SGD"),
     ("other_groups", (), "different number of parameter groups"),
@@ -176,6 +177,7 @@ def test_flags_images_or_code_that_contradict_the_run_are_refused(
     content = load_checkpoint(finished)
     changes = {
         "older": {"settings": content["settings"] | {"clip": 1.0}},
+        "letters": {"classes": "ABCDEFGHIJ"},
         "other_layers": {"model": content["model"] | {"fc1.bias": torch.zeros(57)}},
         "other_optimizer": {"trained_with": "Adam"},
         "other_groups": {"optimizer": {"state": {}, "param_groups": []}},
@@ -246,6 +248,7 @@ def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, ref
 DAMAGE = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
     "of another program": lambda path: torch.save({"model": {}}, path),
+    "a tensor": lambda path: torch.save(torch.zeros(3), path),
     "missing": Path.unlink,
     "one byte of the weights": lambda path: path.write_bytes(
         mutate(path.read_bytes(), [("flip", 0.1, 1)])
@@ -259,8 +262,19 @@ def test_damaged_or_missing_checkpoint_is_refused_as_it_is(finished, refused, da
     DAMAGE[damage](finished / "checkpoint.pt")
     before = tree(RUNS)
     err = refused(main, "--resume")
-    assert "no checkpoint" in err or "damaged" in err or "has no 'settings'" in err
+    assert "no checkpoint" in err or "damaged" in err or "not a file of this program" in err
     assert tree(RUNS) == before
+
+
+def test_a_metrics_file_that_cannot_be_written_ends_no_training(small, cli, empty_plots):
+    metrics = RUNS / "mine/metrics.csv"
+    metrics.mkdir(parents=True)  # as on Windows while Excel has it open
+    flags = ("--model_type", "CustomMLP", "--name", "mine")
+    code, out, err = cli(main, *flags, "--epochs", 2)
+    assert code == 0 and "Epoch: 2" in out and err.count(f"warning: {metrics}") == 2
+    metrics.rmdir()
+    code, _, _ = cli(main, "--resume")
+    assert code == 0 and len(load_run("mine")[0]) == 2
 
 
 @given(operations=mutations())

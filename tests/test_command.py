@@ -84,6 +84,14 @@ def test_a_closed_stdout_and_a_folder_for_a_file_are_no_traceback(tmp_path, monk
 
 
 @posix_only
+def test_a_missing_package_is_named_in_one_line():
+    for words in (["main.py"], ["-m", "experiments.ablation"]):  # -S: without what pip installed
+        line = [sys.executable, "-S", *words]
+        ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+        assert ": not installed for " in ended.stderr and "requirements.txt" in ended.stderr
+
+
 def test_a_closed_pipe_is_quiet():
     command = [sys.executable, ROOT / "model.py"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, decode, images_of, tar_bytes, tree
+from conftest import ROOT, decode, images_of, tar_bytes, tree, write_archives
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -106,6 +106,16 @@ def parts(val_size):
 def test_mnist_is_validated_on_its_last_images(small, monkeypatch):
     monkeypatch.setitem(dataset.SHIPPED, "train", digest(load_splits("data", 0)[0]))
     assert list(parts(30)) == [list(range(270)), list(range(270, 300))]
+
+
+def test_test_images_that_are_training_images_are_counted(small, real, capsys):
+    load_splits("data", 0)
+    assert capsys.readouterr().err == ""
+    members = [(f"test/{name}", content) for name, content in real["train"][290:310]]
+    data = write_archives(small / "leak", real, 300, 0)
+    (data / "test.tar").write_bytes(tar_bytes(members))
+    load_splits("leak", 0)
+    assert capsys.readouterr().err == "warning: 10 of 20 test images are training images, too\n"
 
 
 @pytest.mark.parametrize("val_size", [10, 20, 60])

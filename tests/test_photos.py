@@ -316,7 +316,7 @@ def test_what_is_no_picture_is_named(tmp_path):
         with pytest.raises(UserError, match=tells) as error:
             open_picture(tmp_path / name)
         assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(UserError, match="not a picture"):
+    with pytest.raises(UserError, match="is a folder"):
         open_picture(tmp_path)
 
 

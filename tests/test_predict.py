@@ -20,6 +20,7 @@ from comparison.analysis import calibration_error
 from main import Args
 from model import MODELS
 from reading import onnx as reading_onnx
+from utils import files
 from utils.checkpoint import RUNS, load_weights, pack_weights
 
 WEIGHTS = {name: str(predict.WEIGHTS / f"{name}.pt") for name in MODELS}
@@ -206,6 +207,21 @@ def test_crops_start_where_the_folder_ends_and_are_like_mnists(place, digits, cl
     code, out, err = cli(predict, "--test", "my_digits/test")
     assert (code, err) == (0, "") and "LeNet5 on my_digits/test: 31 images" in out
     assert float(re.search(r"accuracy (\d+\.\d+) %", out)[1]) >= 96
+
+
+def test_of_a_picture_all_crops_are_written_or_none(place, digits, cli, monkeypatch):
+    write_sheet("one.png", digits[0][:5])
+    write, written = files.atomic_write, []
+
+    def write_three(path, content):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(files, "atomic_write", write_three)
+    code, _, _ = cli(predict, "one.png", "--crops", "crops")
+    assert (code, len(written), list(Path("crops").glob("*.png"))) == (130, 3, [])
 
 
 # --- ONNX -------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """utils/settings.py, utils/device.py: flags from the args block, what they refuse, the device."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +81,16 @@ def test_flags_are_settings_of_their_types_and_a_flag_not_given_is_none(parse):
     assert given == {"model_type": "CustomMLP", "epochs": 7, "lr": 1.0, "deskew": True}
     assert [type(value) for value in given.values()] == [str, int, float, bool]
     assert parse("--no-deskew", "--recipe", "best")["deskew"] is False
+
+
+@pytest.mark.parametrize("name, value, kind", [
+    ("epochs", "3", "a whole number"), ("epochs", 3.0, "a whole number"),
+    ("seed", np.int64(3), "a whole number"), ("lr", np.float64(0.1), "a number"),
+    ("data_dir", Path("data"), "text"), ("deskew", 1, "True or False"),
+])  # fmt: skip
+def test_a_notebook_gives_values_that_a_checkpoint_can_keep(name, value, kind):
+    with pytest.raises(UserError, match=rf"--{name} .*: must be {kind}"):
+        Args(**{name: value})
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

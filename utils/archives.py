@@ -6,7 +6,6 @@ import io
 import lzma
 import os
 import re
-import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.classes import CLASSES
-from utils.files import UserError, atomic_write
+from utils.files import UserError, atomic_write, warn
 
 SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")  # the user's own plain .tar first
 OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open}
@@ -114,6 +113,8 @@ def read_archive(path: Path, folder: str = "") -> tuple[str, dict[str, bytes]]:
             longest = tarfile.BLOCKSIZE + tarfile.RECORDSIZE
             if not tarfile.BLOCKSIZE <= len(rest) <= longest or any(rest):
                 raise ValueError("the archive breaks off or is damaged after this member")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such archive") from error
     except Exception as error:  # tarfile and the compressions raise many kinds for damaged files
         raise UserError(
             f"{path}: {place}: {str(error) or type(error).__name__}; repair or replace the archive"
@@ -175,8 +176,7 @@ def write_archive(path: Path, folder: str, images: Iterable[tuple[bytes, int]]) 
 def warn_of_paper(source: Path, images: np.ndarray) -> None:
     """Warn if images uint8 [N, 28, 28] look as if their ink were dark on bright paper."""
     if images.mean() > 127:
-        text = "is mostly bright, but ink must be white (255) on black (0)"
-        print(f"warning: {source} {text}", file=sys.stderr)
+        warn(f"{source} is mostly bright, but ink must be white (255) on black (0)")
 
 
 def find_archives(folder: Path) -> list[Path]:

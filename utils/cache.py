@@ -23,7 +23,7 @@ from utils.archives import (
     warn_of_paper,
 )
 from utils.classes import CLASSES
-from utils.files import UserError, acquire_lock, atomic_write
+from utils.files import UserError, acquire_lock, atomic_write, warn
 
 
 class Cache(NamedTuple):
@@ -61,9 +61,8 @@ def load_images(folder: Path) -> Cache:
             _write_cache(folder, cache)
         except UserError as error:
             print(f"note: no cache, the next start decodes again: {error}", file=sys.stderr)
-    warnings = []
     if archives and not cache.archive:
-        warnings.append(f"may lack images of {archives[0]}; remove the folder to extract that")
+        warn(f"{folder} may lack images of {archives[0]}; remove the folder to extract that")
     elif archives and cache.archive != _digest(archives[0]):
         raise UserError(
             f"{archives[0]}: not the archive that {folder} was extracted from; remove {folder} to "
@@ -71,9 +70,7 @@ def load_images(folder: Path) -> Cache:
         )
     others = [name for name in os.listdir(folder) if not name.endswith(".png") and name[0] != "."]
     if others:
-        warnings.append(f"has {len(others)} files that are ignored, such as {min(others)}")
-    for warning in warnings:
-        print(f"warning: {folder} {warning}", file=sys.stderr)
+        warn(f"{folder} has {len(others)} files that are ignored, such as {min(others)}")
     warn_of_paper(folder, cache.images)
     return cache
 

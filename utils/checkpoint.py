@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from utils.classes import CLASSES
 from utils.distributed import rank
-from utils.files import UserError, acquire_lock, atomic_write
+from utils.files import UserError, acquire_lock, atomic_write, warn
 
 RUNS = Path("runs")
 # Settings that a resumed run may change: not what is computed, but where and with which images'
@@ -122,11 +123,15 @@ def save_run(
         "settings": dataclasses.asdict(args),
         "data": data,
         "images": images,
+        "classes": CLASSES,
     }
     content = io.BytesIO()
     torch.save(checkpoint, content)
     atomic_write(folder / "checkpoint.pt", content.getbuffer())
-    _write_metrics(folder, history)
+    try:
+        _write_metrics(folder, history)
+    except UserError as error:  # on Windows while Excel has it open; --resume writes it, too
+        warn(str(error))
 
 
 def _type_names(*parts: Any) -> str:
@@ -149,7 +154,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def _load(path: Path, *parts: str) -> dict[str, Any]:
-    """Return a file's content: model, settings and the other parts; UserError if one is missing."""
+    """Return a file's content: model, settings and the other parts.
+
+    Raises:
+        UserError: if the file is damaged, a part is missing, or the network knows other classes.
+    """
     try:
         with zipfile.ZipFile(path) as file:  # as PyTorch does not check the sums
             if name := file.testzip():
@@ -161,8 +170,14 @@ def _load(path: Path, *parts: str) -> dict[str, Any]:
             "place, or remove it and train again"
         ) from error
     for part in ("model", "settings", *parts):
-        if part not in content:
+        if not isinstance(content, dict) or part not in content:
             raise UserError(f"{path}: not a file of this program, as it has no {part!r}")
+    classes = content.get("classes", CLASSES)  # earlier versions did not write them
+    if classes != CLASSES:
+        raise UserError(
+            f"{path}: its classes are {classes}, not {CLASSES} as in utils/classes.py now; put "
+            "that back as it was, or choose other weights"
+        )
     return content
 
 
@@ -259,7 +274,7 @@ def pack_weights(
     """
     content = io.BytesIO()
     settings = {"model_type": model_type, "deskew": deskew, "temperature": temperature}
-    torch.save({"model": weights, "settings": settings}, content)
+    torch.save({"model": weights, "settings": settings, "classes": CLASSES}, content)
     return content.getvalue()
 
 

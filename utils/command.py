@@ -7,9 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
-
-from utils.files import UserError
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [ROOT / f"{name}.py" for name in ("dataset", "model", "main", "compare", "predict")]
@@ -19,11 +17,26 @@ IS_COMMAND = (STARTED in SCRIPTS or STARTED.parent in (ROOT / "experiments", ROO
     {"IPython", "bdb", "idlelib", "coverage"}.isdisjoint(sys.modules) and not sys.flags.interactive
 )
 
+
+def _explain_missing_package(kind: type, error: Any, traceback: Any) -> None:
+    """Print a line in place of a traceback where the environment is another one."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if kind is not ModuleNotFoundError or not package or (ROOT / package).exists():
+        sys.__excepthook__(kind, error, traceback)
+        return
+    advice = "activate the environment, or run: pip install -r requirements.txt"
+    print(f"{package}: not installed for {sys.executable}; {advice}", file=sys.stderr)
+    os._exit(2)
+
+
 if IS_COMMAND:
+    sys.excepthook = _explain_missing_package
     # Ctrl-C ends the imports without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Plots are files: a window system that is set for other programs may be missing here.
     os.environ["MPLBACKEND"] = "agg"
+
+from utils.files import UserError  # noqa: E402 - the first that needs a package
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:

@@ -1,6 +1,8 @@
 """Atomic writes, locks, and the error that ends in one line."""
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,12 @@ PLOTS = Path("plots")  # what the user's own runs draw
 
 class UserError(Exception):
     """Something the user can fix; its text is the one line they see: what, where, what to do."""
+
+
+def warn(text: str) -> None:
+    """Print a warning on stderr; not again in the processes that one with many runs starts."""
+    if multiprocessing.parent_process() is None:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def named(path: Path) -> Path:
@@ -43,7 +51,7 @@ def atomic_write(path: str | Path, content: bytes | memoryview) -> None:
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}): "
-            "free some space there or make the folder writable, then run again"
+            "free some space there, make the folder writable, or close what has the file open"
         ) from error
 
 

@@ -20,6 +20,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
+from utils.classes import CLASSES
 from utils.command import IS_COMMAND
 
 if IS_COMMAND:  # whatever the user's matplotlibrc says; in a notebook it stays as it is
@@ -41,6 +42,9 @@ def drawable(text: str) -> str:
     """Return a text with escapes such as \\u7167 in place of characters that the font lacks."""
     known = get_font(findfont(FontProperties())).get_charmap()
     return "".join(c if ord(c) in known else ascii(c)[1:-1] for c in text)
+
+
+NAMES = [drawable(name) for name in CLASSES]
 
 
 def to_png(figure: Figure) -> bytes:

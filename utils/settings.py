@@ -11,6 +11,13 @@ from typing import Any, NoReturn
 
 from utils.files import UserError
 
+KINDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
+
 
 def setting(
     default: Any,
@@ -33,6 +40,10 @@ def check_settings(args: Any) -> None:
     """Raise UserError for the first setting that its line in the args block does not allow."""
     for field in dataclasses.fields(args):
         value, limits = getattr(args, field.name), field.metadata
+        # A subclass is none of them: NumPy's numbers can't be loaded from a checkpoint again.
+        allowed = (int, float) if field.type is float else (field.type,)
+        if field.type in KINDS and type(value) not in allowed:
+            raise UserError(f"--{field.name} {value!r}: must be {KINDS[field.type]}")
         if limits["choices"]:
             check_choice(field.name, value, limits["choices"])
         # Infinities fail the strict comparisons, NaN all of them.
