@@ -1,10 +1,12 @@
 """utils/checkpoint.py: the same run whatever interrupts it, and which run may be resumed how."""
 
+import errno
 import itertools
 import os
 import shutil
 import signal
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -264,6 +266,15 @@ def test_damaged_or_missing_checkpoint_is_refused_as_it_is(finished, refused, da
     err = refused(main, "--resume")
     assert "no checkpoint" in err or "damaged" in err or "not a file of this program" in err
     assert tree(RUNS) == before
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(finished, cli, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)  # as chmod means nothing to root
+    code, _, err = cli(main, "--resume", "--name", "done")
+    assert (code, err) == (2, "runs/done/checkpoint.pt: Permission denied\n")
 
 
 def test_a_metrics_file_that_cannot_be_written_ends_no_training(small, cli, empty_plots):

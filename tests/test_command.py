@@ -2,11 +2,13 @@
 
 import ast
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, copy_code, posix_only
 
 from utils.command import run_command
@@ -83,7 +85,28 @@ def test_a_closed_stdout_and_a_folder_for_a_file_are_no_traceback(tmp_path, monk
     assert ended.value.code == 2 and "is a folder" in capsys.readouterr().err
 
 
+def test_too_little_memory_is_one_line(capsys):
+    for ask in (lambda: bytearray(2**60), lambda: torch.empty(2**60)):
+        with pytest.raises(SystemExit) as ended:
+            run_command(ask)
+        assert ended.value.code == 2
+        assert re.fullmatch("out of memory; .*help\n", capsys.readouterr().err)
+    with pytest.raises(RuntimeError, match="shape"):  # all others have a traceback
+        run_command(lambda: torch.ones(2) @ torch.ones(3, 3))
+
+
 @posix_only
+def test_a_closed_stderr_ends_no_command(tmp_path):
+    copy_code(tmp_path, "utils/*.py")
+    (tmp_path / "main.py").write_text(
+        "from utils.command import run_command\nfrom tqdm import tqdm\n"
+        "run_command(lambda: print(list(tqdm([1], disable=None))))"
+    )
+    words = ["sh", "-c", f"'{sys.executable}' main.py 2>&-"]
+    done = subprocess.run(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (0, "[1]\n")
+
+
 def test_a_missing_package_is_named_in_one_line():
     for words in (["main.py"], ["-m", "experiments.ablation"]):  # -S: without what pip installed
         line = [sys.executable, "-S", *words]
@@ -92,6 +115,7 @@ def test_a_missing_package_is_named_in_one_line():
         assert ": not installed for " in ended.stderr and "requirements.txt" in ended.stderr
 
 
+@posix_only
 def test_a_closed_pipe_is_quiet():
     command = [sys.executable, ROOT / "model.py"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

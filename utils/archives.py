@@ -49,6 +49,8 @@ def decode_png(content: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.size == (28, 28) and image.mode == "L":
                 return np.frombuffer(image.tobytes(), np.uint8).reshape(28, 28)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise ValueError("it is not a PNG image, or damaged") from error
     width, height = image.size
@@ -115,6 +117,8 @@ def read_archive(path: Path, folder: str = "") -> tuple[str, dict[str, bytes]]:
                 raise ValueError("the archive breaks off or is damaged after this member")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such archive") from error
+    except (MemoryError, PermissionError):
+        raise
     except Exception as error:  # tarfile and the compressions raise many kinds for damaged files
         raise UserError(
             f"{path}: {place}: {str(error) or type(error).__name__}; repair or replace the archive"

@@ -164,6 +164,8 @@ def _load(path: Path, *parts: str) -> dict[str, Any]:
             if name := file.testzip():
                 raise ValueError(f"{name} has changed")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, PermissionError):
+        raise
     except Exception as error:  # zipfile and PyTorch raise many kinds for a damaged file
         raise UserError(
             f"{path}: damaged, or no file of weights ({type(error).__name__}); put a copy in its "

@@ -31,12 +31,20 @@ def _explain_missing_package(kind: type, error: Any, traceback: Any) -> None:
 
 if IS_COMMAND:
     sys.excepthook = _explain_missing_package
+    if not sys.stderr:  # closed, as for a daemon: progress bars want one
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     # Ctrl-C ends the imports without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Plots are files: a window system that is set for other programs may be missing here.
     os.environ["MPLBACKEND"] = "agg"
 
 from utils.files import UserError  # noqa: E402 - the first that needs a package
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether Python or PyTorch, whose error is a RuntimeError, could get no memory."""
+    texts = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
@@ -61,6 +69,12 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except OSError as error:  # a name that is too long, a full disk behind stdout
         print(f"{error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         code = 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        advice = "a smaller --batch_size, fewer runs at once or fewer other programs may help"
+        print(f"out of memory; {advice}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         code = 130
@@ -68,7 +82,6 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         # At once: to take down PyTorch, module by module, takes Python up to a second. What is
         # left for a closed or full stdout is not written again.
         atexit._run_exitfuncs()
-        if sys.stderr:
-            sys.stderr.flush()
+        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
