@@ -41,7 +41,7 @@ CONTRAST = ("LeNet5", "CustomMLP")  # what does convolution bring?
 
 def plan_runs(flags: argparse.Namespace) -> list[Args]:
     """Return the settings of all runs, a seed at a time: comparable however far it has come."""
-    given = given_settings(flags, Args, RECIPES)
+    given = given_settings(flags, Args, RECIPES) | {"val_size": 0}  # the test set is compared on
     recipe_model = given.pop("model_type", None)
     models = flags.models or ([recipe_model] if recipe_model else list(MODELS))
     return [

@@ -30,7 +30,7 @@ from model import COLOURS, MODELS, TITLES, make_model
 from utils import checkpoint, distributed
 from utils.augment import make_augmentation
 from utils.checkpoint import History
-from utils.device import make_reproducible, select_device
+from utils.device import make_reproducible, seed_all, select_device
 from utils.files import PLOTS, UserError, atomic_write
 from utils.metrics import describe_run, format_row
 from utils.settings import Parser, add_settings, check_settings, given_settings, setting
@@ -221,7 +221,7 @@ def run(
     for epoch in range(len(history) + 1, args.epochs + 1):
         # Dropout's masks: new in each epoch, different in each process.
         seed = int(torch.randint(2**62, (), generator=generator))
-        torch.manual_seed(seed + distributed.rank())
+        seed_all(seed + distributed.rank())
         row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
         row["train_loss"], row["train_accuracy"] = train(
             ddp_model, batches, optimizer, args, scheduler, verbose

@@ -110,7 +110,7 @@ def titles(models: dict[str, type[nn.Module]]) -> dict[str, str]:
     """Return what tables and plots call each network: its title, or its name if that is taken."""
     chosen: dict[str, str] = {}
     for name, network in models.items():
-        title = getattr(network, "title", name)  # a copied or derived network may bear another's
+        title = vars(network).get("title", name)  # its own: a derived network inherits another's
         chosen[name] = name if title in chosen.values() else title
     return chosen
 
@@ -129,19 +129,22 @@ def parameter_sums(model: nn.Module) -> list[str]:
         "Conv2d-1 (conv1): 5*5*1*6 + 6 = 156" (weights + biases), then the line of the total.
     """
     lines, counts = [], []
+    counted: set[int] = set()  # parameters by their id(), as layers may share them
     layers: list[nn.Module] = []
     model.apply(layers.append)  # parts before the whole
     names = {layer: name for name, layer in model.named_modules()}
-    layers = [layer for layer in layers[:-1] if not isinstance(layer, nn.Sequential)]
+    layers = [layer for layer in layers if not isinstance(layer, nn.Sequential)]
     for number, layer in enumerate(layers, start=1):
-        shapes = [parameter.shape for parameter in layer.parameters(recurse=False)]
-        if not shapes:
+        own = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
+        if not own:
             continue
+        counted |= set(map(id, own))
         # Kernel height and width first, then inputs and outputs: the order of the textbooks.
-        factors = [[*shape[2:], *shape[1:2], shape[0]] for shape in shapes]
-        counts.append(sum(math.prod(shape) for shape in shapes))
+        factors = [[*p.shape[2:], *p.shape[1:2], *p.shape[:1]] or [1] for p in own]
+        counts.append(sum(map(math.prod, factors)))
         terms = " + ".join("*".join(map(str, product)) for product in factors)
-        lines.append(f"{type(layer).__name__}-{number} ({names[layer]}): {terms} = {counts[-1]:,}")
+        name = names[layer] or "itself"
+        lines.append(f"{type(layer).__name__}-{number} ({name}): {terms} = {counts[-1]:,}")
     total = " + ".join(f"{count:,}" for count in counts)
     return [*lines, f"total: {total} = {sum(counts):,}"]
 
@@ -161,8 +164,8 @@ def make_model(model_type: str) -> nn.Module:
     """
     model = MODELS[model_type]()
     check_logits(model)
-    model.to(memory_format=torch.channels_last)
     try:
+        model.to(memory_format=torch.channels_last)
         check_logits(model)
     except RuntimeError:
         model.to(memory_format=torch.contiguous_format)
@@ -202,7 +205,10 @@ def main() -> None:
     for name, network in MODELS.items():
         model = network()
         print(f"\n{TITLES[name]}")
-        summary(model, (1, 28, 28), device="cpu")
+        try:
+            summary(model, (1, 28, 28), device="cpu")
+        except Exception as error:  # for recurrent layers and transformers, which return tuples
+            print(f"torchsummary cannot show it ({error})")
         print("\n".join(parameter_sums(model)))
 
 

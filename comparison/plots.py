@@ -1,5 +1,6 @@
 """The plots of a comparison: many runs of every network."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -244,7 +245,7 @@ def plot_runs(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
             for column in (column for column in history[0] if column.endswith(metric)):
                 train = column.startswith("train")
                 axis.plot(
-                    epochs, [row[column] for row in history], "--" if train else "-",
+                    epochs, [row.get(column, math.nan) for row in history], "--" if train else "-",
                     color=PALETTE[index % len(PALETTE)], label=None if train else label,
                     marker="o" if len(history) == 1 else "", mfc="none" if train else None,
                     alpha=0.6 if train else 1,

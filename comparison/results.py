@@ -113,7 +113,7 @@ def class_probabilities(
     model = MODELS[model_type]().to(batches.images.device).eval()
     model.load_state_dict(weights)
     logits = [model(images) for images, _, _ in batches]
-    return torch.cat(logits).softmax(dim=1).cpu().numpy()
+    return torch.cat(logits).float().softmax(dim=1).cpu().numpy()
 
 
 def evaluate(

@@ -19,6 +19,7 @@ from dataset import load_splits
 from experiments.study import Study, final_accuracies, finish_study, train_runs
 from main import RECIPES, Args, run
 from model import COLOURS, TITLES
+from utils.files import UserError
 from utils.settings import positive
 
 BEST = RECIPES["best"]
@@ -28,7 +29,7 @@ VAL_SIZE = 10_000
 
 
 def _of_best(*names: str) -> dict[str, Any]:
-    return {name: BEST[name] for name in names}
+    return {name: BEST[name] for name in names if name in BEST}
 
 
 # Each step changes these settings of the one before.
@@ -40,7 +41,7 @@ STEPS = {
     "elastic augmentation": _of_best("elastic"),
     "weight decay": _of_best("weight_decay"),
     "deskewing": _of_best("deskew"),
-    "lr 0.1": _of_best("lr"),
+    f"lr {BEST['lr']}": _of_best("lr"),
 }
 # Each of these changes the best recipe. KEPT sets the epochs, so --epochs leaves it out.
 KEPT = {"80 epochs": {"epochs": 80}}
@@ -141,6 +142,11 @@ def main() -> None:
     flags = parser.parse_args()
     shared: dict[str, Any] = {"val_size": flags.val_size, "data_dir": flags.data_dir}
     steps = all_steps()
+    if steps[list(STEPS)[-1]].settings != BEST:
+        raise UserError(
+            "experiments/ablation.py: its STEPS do not add up to the recipe best in main.py; let "
+            "them set what that sets"
+        )
     if flags.epochs is not None:
         shared["epochs"] = flags.epochs
         steps = {name: step for name, step in steps.items() if name not in KEPT}

@@ -86,7 +86,7 @@ def measure(weights: Weights, test: Split) -> dict[tuple[str, str, str, float], 
                 perturbed = about.change(pixels, strength, generator)
             for (recipe, model_type), runs in weights.items():
                 split = Split(perturbed, test.labels)
-                deskewed = RECIPES[recipe].get("deskew", False)
+                deskewed = Args(**RECIPES[recipe]).deskew
                 batches = Batches(prepare(split, deskewed, pixels.device), EVALUATION_BATCH)
                 futures = [pool.submit(class_probabilities, model_type, w, batches) for w in runs]
                 predictions = np.array([future.result().argmax(axis=1) for future in futures])
@@ -182,10 +182,10 @@ def main() -> None:
     parser = ManyRunsParser(__doc__, SEEDS, list(MODELS))
     parser.add_argument("--epochs", type=int, default=Args.epochs, help="of the runs (default: 20)")
     flags = parser.parse_args()
-    shared = {"epochs": flags.epochs, "data_dir": flags.data_dir}
+    shared = {"epochs": flags.epochs, "data_dir": flags.data_dir, "val_size": 0}
     plan = {
         (recipe, model_type): [
-            Args(model_type=model_type, seed=seed, **(shared | RECIPES[recipe]))
+            Args(model_type=model_type, seed=seed, **(RECIPES[recipe] | shared))
             for seed in range(first, first + flags.seeds)
         ]
         for recipe, first in FIRST_SEEDS.items()
@@ -197,7 +197,7 @@ def main() -> None:
         key: [load_checkpoint(folder)["model"] for folder in folders]
         for key, folders in trained.items()
     }
-    args = Args(data_dir=flags.data_dir)
+    args = Args(**shared)
     device = select_device(args.device)
     test = Split(splits[1].images.to(device), splits[1].labels.to(device))
     accuracies = measure(weights, test)

@@ -56,7 +56,7 @@ class Classifier(nn.Module):
         """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, classes]."""
         prepared = normalise(images.squeeze(1))
         prepared = deskew_batch(prepared) if self.deskewed else prepared
-        return self.network(prepared) / self.temperature
+        return self.network(prepared).float() / self.temperature
 
 
 def load_classifier(source: str | Path) -> Classifier:

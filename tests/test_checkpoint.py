@@ -3,18 +3,20 @@
 import errno
 import itertools
 import os
+import random
 import shutil
 import signal
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, load_run, run_module, same_run, tree, write_archives
 from hypothesis import given
 from mutations import mutate, mutations
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 import main
 from main import RECIPES, Args
@@ -102,16 +104,31 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(small, monkeypatch, cli):
     same_run("whole", "long")
 
 
-def test_any_schedule_of_pytorch_is_resumed_where_it_was(small, monkeypatch):
-    def halve(args, optimizer, steps):
-        return StepLR(optimizer, steps, 0.5)
-
-    monkeypatch.setattr(main, "make_scheduler", halve)
+@pytest.mark.parametrize("make_scheduler", [
+    lambda args, optimizer, steps: StepLR(optimizer, steps, 0.5),
+    lambda args, optimizer, steps: LambdaLR(optimizer, lambda step: np.exp2(-(step // steps))),
+])  # fmt: skip
+def test_any_schedule_of_pytorch_is_resumed_where_it_was(small, monkeypatch, make_scheduler):
+    monkeypatch.setattr(main, "make_scheduler", make_scheduler)
     train("whole", 3)
     for epochs in (1, 2, 3):
         history = train("parts", epochs)
     same_run("whole", "parts")
     assert [row["lr"] for row in history] == [0.001, 0.0005, 0.00025]
+
+
+def test_augmentation_that_draws_from_numpy_or_python_is_resumed_too(small, monkeypatch):
+    class Shaken(main.Batches):
+        def __iter__(self):
+            for images, labels, size in super().__iter__():
+                yield images * np.random.beta(2, 2) * random.random(), labels, size
+
+    monkeypatch.setattr(main, "Batches", Shaken)
+    train("whole", 2)
+    for epochs in (1, 2):
+        np.random.rand(epochs)
+        train("parts", epochs)
+    same_run("whole", "parts")
 
 
 # --- More epochs ------------------------------------------------------------------------------
@@ -169,6 +186,7 @@ def finished(small, trained):
     ("older", (), "was trained with --clip 1.0, which Args in main.py has no more"),
     ("letters", (), "its classes are ABCDEFGHIJ, not 0123456789"),
     ("other_layers", (), "size mismatch for fc1.bias"),
+    ("other_order", (), "stand in another order"),
     ("other_optimizer", (), "was trained with Adam, not with SGD"),
     ("other_groups", (), "different number of parameter groups"),
 ])  # fmt: skip
@@ -181,6 +199,7 @@ def test_flags_images_or_code_that_contradict_the_run_are_refused(
         "older": {"settings": content["settings"] | {"clip": 1.0}},
         "letters": {"classes": "ABCDEFGHIJ"},
         "other_layers": {"model": content["model"] | {"fc1.bias": torch.zeros(57)}},
+        "other_order": {"model": dict(reversed(content["model"].items()))},
         "other_optimizer": {"trained_with": "Adam"},
         "other_groups": {"optimizer": {"state": {}, "param_groups": []}},
     }

@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 
 import pytest
 import torch
+from torch import nn
 
 import model
 from model import MODELS, LeNet5_regularization, count_parameters
@@ -93,7 +94,30 @@ def test_networks_with_one_title_are_told_apart():
     class Wider(model.LeNet5):
         pass
 
-    assert model.titles({"LeNet5": model.LeNet5, "Wider": Wider}) == {
-        "LeNet5": "LeNet-5",
+    assert model.titles({"Wider": Wider, "LeNet5": model.LeNet5}) == {
         "Wider": "Wider",
+        "LeNet5": "LeNet-5",
     }
+
+
+def test_parameters_that_layers_share_or_that_are_in_none_are_counted_once(monkeypatch, capsys):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.out = nn.LSTM(28, 28, batch_first=True), nn.Linear(28, 10)
+            self.scale, self.again = nn.Parameter(torch.ones(28)), nn.Linear(28, 10)
+            self.again.weight = self.out.weight
+            self.share = nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, images):
+            rows, _ = self.rows(images.squeeze(1))
+            x = rows[:, -1] * self.scale
+            return self.share * self.out(x) + (1 - self.share) * self.again(x)
+
+    monkeypatch.setattr(model, "MODELS", {"Tied": Tied, "CustomMLP": model.CustomMLP})
+    monkeypatch.setattr("sys.argv", ["model.py"])
+    monkeypatch.setitem(model.TITLES, "Tied", "Tied")
+    model.main()
+    tied, mlp = capsys.readouterr().out.split("CustomMLP\n")
+    assert "torchsummary cannot show it" in tied and "Linear-1" in mlp
+    assert f"= {count_parameters('Tied'):,}\n" in tied[tied.index("total: ") :]

@@ -69,6 +69,15 @@ def test_accuracies_of_100_percent_can_be_drawn(drawn):
     assert np.isfinite(drawn[0].axes[0].transData.transform(line.get_xydata())).all()
 
 
+def test_a_column_that_later_epochs_lack_is_drawn_as_far_as_it_goes(drawn):
+    history = [{"epoch": 1, "test_accuracy": 99.0, "top5_accuracy": 99.9},
+               {"epoch": 2, "test_accuracy": 99.1}]  # fmt: skip
+    shared_plots.plot_run("accuracy", "LeNet-5, run one", "blue", history)
+    plots.plot_runs({"one": history})
+    for figure in drawn:
+        assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 2]
+
+
 def test_final_accuracies_are_those_of_the_runs_and_classes(drawn):
     comparison = results("best")
     plots.plot_finals({name: runs.accuracies for name, runs in comparison.networks.items()})

@@ -38,6 +38,9 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(fresh, cli, monkeypa
     monkeypatch.setattr(ablation, "KEPT", {"2 epochs": {"epochs": 2}})
     monkeypatch.setattr(ablation, "EXTRAS", {"batches of 100": {"batch_size": 100}})
     short = ("--models", "CustomMLP", "--seeds", 2, "--val_size", 100)
+    code, _, err = cli(ablation, *short)
+    assert (code, err.count("\n")) == (2, 1) and "do not add up to the recipe best" in err
+    monkeypatch.setattr(ablation, "BEST", {"epochs": 1, "lr": 0.05})
     code, out, err = cli(ablation, *short, "--epochs", 1)
     assert code == 0, err
     study = load_study(Path("runs/ablation/ablation.json"))

@@ -112,7 +112,7 @@ def fingerprint(folder: Path) -> str:
 
     The time of the last change counts too, which can't be set: archives may set all others alike.
     """
-    lines = [CLASSES]
+    lines = ["".join(CLASSES)]
     for entry in os.scandir(folder) if folder.is_dir() else ():
         if not entry.name.startswith("."):  # .DS_Store changes when someone looks
             stat = entry.stat()

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -89,7 +90,11 @@ def resumed_run(args_class: type, given: dict[str, Any], name: str | None) -> It
         saved = load_checkpoint(folder)["settings"]
         known = {field.name for field in dataclasses.fields(args_class)}
         settings = {key: value for key, value in saved.items() if key in known}
-        yield args_class(**(settings | given)), folder
+        try:
+            args = args_class(**(settings | given))
+        except UserError as error:  # a network that has another name now
+            raise UserError(f"{folder}: {error}") from error
+        yield args, folder
 
 
 # --- Checkpoints ------------------------------------------------------------------------------
@@ -113,7 +118,6 @@ def save_run(
     if rank() != 0:
         return
     checkpoint = {
-        "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict() if scheduler else {},
         "trained_with": _type_names(optimizer, scheduler),
@@ -126,12 +130,21 @@ def save_run(
         "classes": CLASSES,
     }
     content = io.BytesIO()
-    torch.save(checkpoint, content)
+    torch.save({"model": model.state_dict()} | _plain(checkpoint), content)
     atomic_write(folder / "checkpoint.pt", content.getbuffer())
     try:
         _write_metrics(folder, history)
     except UserError as error:  # on Windows while Excel has it open; --resume writes it, too
         warn(str(error))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with NumPy's numbers, which could not be loaded again, as Python's."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _type_names(*parts: Any) -> str:
@@ -224,6 +237,11 @@ def restore(
     if trained_with != now:
         raise UserError(f"{folder}: was trained with {trained_with}, not with {now}; {NEW_RUN}")
     put_weights(model, checkpoint["model"], str(folder / "checkpoint.pt"))
+    if list(checkpoint["model"]) != list(model.state_dict()):  # the optimizer knows them by place
+        raise UserError(
+            f"{folder}: the layers of {type(model).__name__} in model.py stand in another order "
+            f"than when it was trained; put them back, or {NEW_RUN}"
+        )
     try:
         optimizer.load_state_dict(checkpoint["optimizer"])
     except ValueError as error:

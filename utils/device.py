@@ -2,8 +2,10 @@
 
 import os
 import platform
+import random
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -53,7 +55,7 @@ def processor_name(device_name: str, threads: int) -> str:
 
 
 def make_reproducible(seed: int, threads: int) -> None:
-    """Seed PyTorch, allow only deterministic algorithms, and set the number of CPU threads.
+    """Seed random numbers, allow only deterministic algorithms, set the number of CPU threads.
 
     https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
@@ -63,4 +65,11 @@ def make_reproducible(seed: int, threads: int) -> None:
     # A debugging aid that costs 3 %.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)  # another number adds in another order
+    seed_all(seed)
+
+
+def seed_all(seed: int) -> None:
+    """Seed PyTorch, and NumPy and Python, from which your own augmentation may draw."""
     torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

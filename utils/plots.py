@@ -4,6 +4,7 @@ Figures are made without pyplot, so that importing this changes nothing in a not
 """
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,7 +106,7 @@ def plot_run(metric: str, title: str, colour: str, history: list[dict[str, float
     epochs = [row["epoch"] for row in history]
     figure, axis = subplots(figsize=(7, 4.5))
     for column in (column for column in history[0] if column.endswith(metric)):
-        split, values = column.split("_")[0], [row[column] for row in history]
+        split, values = column.split("_")[0], [row.get(column, math.nan) for row in history]
         train = split == "train"
         axis.plot(
             epochs, values, "--" if train else "-", marker="o", ms=4,
