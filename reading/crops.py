@@ -45,7 +45,7 @@ def cut_out(ink: np.ndarray, mask: np.ndarray) -> np.ndarray:
         ink: float [H, W], around the digit.
         mask: bool [H, W], the digit's pixels.
     """
-    grown = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=max(1, len(mask) // 60))
+    grown = ndimage.maximum_filter(mask, 1 + 2 * max(1, len(mask) // 60))
     alone = np.where(grown, ink, 0)
     factor = max(1.0, 100 / max(mask.shape))
     large = ndimage.zoom(alone, factor, order=1)

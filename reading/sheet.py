@@ -229,6 +229,8 @@ class Sheet:
 
         The wider the group the less.
         """
+        if 1 - group.confidence < SURE:
+            return np.inf
         width = group.width / self.height
         if width > 4 or (group.contact and not self.places):  # a line, a desk
             return np.inf
