@@ -18,6 +18,7 @@ BETTER = 1.2  # times as much as in brightness must ink stand out elsewhere, see
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
 WIDE = 2.5  # times as wide as tall: two touching digits are narrower
+CELLS = 5  # an 8 has two, and its strokes may enclose a few more
 EDGES = 0.01, 0.02  # relative change of brightness per pixel: more is an edge
 SHARP = 0.88  # of a sheet's brightness: it is darker beyond the edge
 
@@ -323,9 +324,18 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     height = ink_median(heights[inner], areas[inner])
     within &= heights > max(0.5 * height, 5)
     tallest = (within * heights).max(axis=1)
-    many = (within.sum(axis=1) > 3) & (within @ areas > areas / 6)
+    many = within.sum(axis=1) > 3
+    for index in np.flatnonzero(many & (within @ areas <= areas / 6)):  # bold lines, or a digit
+        n = chosen[index]
+        many[index] = _count_cells(labels[slices(boxes[n])] == n) > CELLS
     is_table = (many | (tallest > heights / 4)) & (areas < 0.5 * widths * heights)
     return [n for n, table in zip(chosen, is_table, strict=True) if table], height
+
+
+def _count_cells(mask: np.ndarray) -> int:
+    """Return how many holes a piece [h, w] has, those apart that are smaller than specks."""
+    areas = np.bincount(ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)[0].ravel())[1:]
+    return int((areas > mask.size / 500).sum())
 
 
 def _is_closed(mask: np.ndarray) -> bool:
