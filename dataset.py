@@ -34,8 +34,8 @@ from utils.archives import (
 )
 from utils.augment import Augmentation, deskew
 from utils.cache import load_images
-from utils.distributed import rank, world_size
-from utils.files import PLOTS, UserError, atomic_write, named, warn
+from utils.distributed import rank, warn, world_size
+from utils.files import PLOTS, UserError, atomic_write, named
 from utils.settings import Parser
 
 SPLITS = ("train", "test")
@@ -109,7 +109,7 @@ def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
     train = Split(folder.images, folder.labels)
     if not val_size:
         test = MNIST(Path(data_dir) / "test")
-        warn_of_leak(train.images, test.images)
+        warn_of_leak(data_dir, train.images, test.images)
         return train, Split(test.images, test.labels)
     if val_size >= len(folder):
         raise UserError(f"--val_size {val_size}: leaves none of {len(folder)} to train on")
@@ -122,11 +122,12 @@ def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
     return training, Split(train.images[chosen], train.labels[chosen])
 
 
-def warn_of_leak(training: torch.Tensor, test: torch.Tensor) -> None:
-    """Warn if test images are training images, too: the network may know them by heart."""
+def warn_of_leak(data_dir: str, training: torch.Tensor, test: torch.Tensor) -> None:
+    """Warn if test images, uint8 [N, 28, 28], are training images, too: they may be remembered."""
     known = {image.tobytes() for image in training.numpy()}
     if count := sum(image.tobytes() in known for image in test.numpy()):
-        warn(f"{count:,} of {len(test):,} test images are training images, too")
+        text = "test images are training images, too; remove them from one of the two"
+        warn(f"{data_dir}: {count:,} of {len(test):,} {text}")
 
 
 def nested_order(labels: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ class Args:
     device: str = setting("auto", "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps")
     threads: int = setting(1, "CPU threads; another number changes the last digits", 1, 1025)
     val_size: int = setting(
-        0, "validate on N training images, not on the test set; those of --init must be others", 0
+        0, "validate on N training images, not on the test set; --init must not have seen them", 0
     )
     init: str = setting("random", "initial weights: random, a file of weights, or a run")
     schedule: str = setting("constant", "learning rate schedule", choices=("constant", "onecycle"))
@@ -219,7 +219,7 @@ def run(
     evaluation_batches = Batches(evaluation, EVALUATION_BATCH)
     split = "val" if args.val_size else "test"
     for epoch in range(len(history) + 1, args.epochs + 1):
-        # Dropout's masks: new in each epoch, different in each process.
+        # Dropout's masks and your own draws: new in each epoch, different in each process.
         seed = int(torch.randint(2**62, (), generator=generator))
         seed_all(seed + distributed.rank())
         row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}

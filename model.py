@@ -205,9 +205,10 @@ def main() -> None:
     for name, network in MODELS.items():
         model = network()
         print(f"\n{TITLES[name]}")
+        check_logits(model)
         try:
             summary(model, (1, 28, 28), device="cpu")
-        except Exception as error:  # for recurrent layers and transformers, which return tuples
+        except Exception as error:  # some layers, such as recurrent ones, return more than a tensor
             print(f"torchsummary cannot show it ({error})")
         print("\n".join(parameter_sums(model)))
 

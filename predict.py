@@ -44,7 +44,8 @@ from utils.archives import (
 )
 from utils.checkpoint import load_weights
 from utils.classes import CLASSES
-from utils.files import PLOTS, UserError, acquire_lock, atomic_write, named, warn, write_all
+from utils.distributed import warn
+from utils.files import PLOTS, UserError, acquire_lock, atomic_write, named, write_all
 from utils.settings import Parser, check_choice
 
 # matplotlib, scipy and onnxruntime take longer to import than PyTorch: where they are needed.
@@ -82,14 +83,14 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any]:
 def describe_picture(path: Path, reading: Any) -> str:
     """Return the line for a picture: what was read, and which digit is least certain."""
     shares = reading.shares
-    names = [name_digit(row) for row in shares]
+    text = "".join(name_digit(row) for row in shares)
     worst = shares.max(axis=1).argmin()
     percent = 100 * shares[worst].max()
-    if len(names) == 1:
-        return f"{path}: {names[0]} ({percent:.1f} %)"
+    if len(text) == 1:
+        return f"{path}: {text} ({percent:.1f} %)"
     # Rounded down, as only certainty is 100 %, and only what is ? below 50 %.
-    least = f"{names[worst]} at line {reading.digits[worst].line}, {int(percent)} %"
-    return f"{path}: {len(names)} digits, {''.join(names)} (least certain: {least})"
+    least = f"{text[worst]} at line {reading.digits[worst].line}, {int(percent)} %"
+    return f"{path}: {len(text)} digits, {text} (least certain: {least})"
 
 
 def to_json(path: Path, reading: Any) -> str:

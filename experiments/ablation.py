@@ -41,7 +41,7 @@ STEPS = {
     "elastic augmentation": _of_best("elastic"),
     "weight decay": _of_best("weight_decay"),
     "deskewing": _of_best("deskew"),
-    f"lr {BEST['lr']}": _of_best("lr"),
+    "lr 0.1": {"lr": 0.1},
 }
 # Each of these changes the best recipe. KEPT sets the epochs, so --epochs leaves it out.
 KEPT = {"80 epochs": {"epochs": 80}}

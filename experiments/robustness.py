@@ -185,7 +185,7 @@ def main() -> None:
     shared = {"epochs": flags.epochs, "data_dir": flags.data_dir, "val_size": 0}
     plan = {
         (recipe, model_type): [
-            Args(model_type=model_type, seed=seed, **(RECIPES[recipe] | shared))
+            Args(model_type=model_type, seed=seed, **(shared | RECIPES[recipe]))
             for seed in range(first, first + flags.seeds)
         ]
         for recipe, first in FIRST_SEEDS.items()

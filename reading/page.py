@@ -82,8 +82,8 @@ def render_page(
         "images": _encode(images.numpy()[chosen]),
         "labels": labels[chosen].tolist(),
     }
-    # So that the page can say whether it computes the same. Processors differ in the last bits:
-    # rounded, so that the page is the same on each.
+    # So that the page can say whether it computes the same. Rounded, as processors differ in the
+    # last bits, and would write pages that differ.
     samples["logits"] = {
         name: classify(classifier, images[chosen[:CHECKED]]).double().round(decimals=2).tolist()
         for name, classifier in classifiers.items()

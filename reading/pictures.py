@@ -35,9 +35,16 @@ def open_picture(path: Path) -> Image.Image:
     """
     if path.suffix.lower() in NO_PICTURES:
         raise UserError(f"{path}: not a picture of pixels; {NO_PICTURES[path.suffix.lower()]}")
-    Image.init()  # so that it knows the formats that this Pillow can open
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the pictures in it")
     try:
         content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    Image.init()  # so that it knows the formats that this Pillow can open
+    try:
         if content[4:8] == b"ftyp":  # HEIC, under whatever name
             from pillow_heif import register_heif_opener
 
@@ -57,10 +64,6 @@ def open_picture(path: Path) -> Image.Image:
             picture = _flatten(_set_upright(image))
             picture.info["pages"] = pages
             return picture
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: is a folder; name the pictures in it") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not a picture, or damaged") from error
     except Image.DecompressionBombError as error:

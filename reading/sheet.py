@@ -222,14 +222,14 @@ class Sheet:
             if stop not in ways or wrong < ways[stop][0]:
                 ways[stop] = wrong, [*digits, part]
         wrong, digits = ways.get(group.width, (1.0, []))
-        return digits if max(price * wrong, SURE) < 1 - group.confidence else [group]
+        return digits if price * wrong < 1 - group.confidence else [group]
 
     def price(self, group: Group) -> float:
         """Return how many times less likely wrong than a group its parts must be; inf: it is one.
 
         The wider the group the less.
         """
-        if 1 - group.confidence < SURE:
+        if 1 - group.confidence <= SURE:
             return np.inf
         width = group.width / self.height
         if width > 4 or (group.contact and not self.places):  # a line, a desk

@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, load_run, run_module, same_run, tree, write_archives
 from hypothesis import given
 from mutations import mutate, mutations
-from torch.optim.lr_scheduler import LambdaLR, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, MultiStepLR, SequentialLR, StepLR
 
 import main
 from main import RECIPES, Args
@@ -115,6 +115,18 @@ def test_any_schedule_of_pytorch_is_resumed_where_it_was(small, monkeypatch, mak
         history = train("parts", epochs)
     same_run("whole", "parts")
     assert [row["lr"] for row in history] == [0.001, 0.0005, 0.00025]
+
+
+def test_schedules_one_after_the_other_are_resumed_in_the_first(small, monkeypatch):
+    def make_scheduler(args, optimizer, steps):
+        schedules = [LinearLR(optimizer, total_iters=steps), MultiStepLR(optimizer, [steps // 2])]
+        return SequentialLR(optimizer, schedules, [3 * steps // 2])
+
+    monkeypatch.setattr(main, "make_scheduler", make_scheduler)
+    train("whole", 3)
+    for epochs in (1, 3):
+        train("parts", epochs)
+    same_run("whole", "parts")
 
 
 def test_augmentation_that_draws_from_numpy_or_python_is_resumed_too(small, monkeypatch):
@@ -230,7 +242,11 @@ def test_a_run_is_resumed_without_settings_that_came_or_went_and_change_nothing(
     del content["settings"]["init"]
     content["settings"]["clip"] = 0.0
     content["history"][0]["clipped"] = 0.5  # a column of its own
-    del content["scheduler"], content["trained_with"]  # which earlier versions did not have
+    del (
+        content["scheduler"],
+        content["trained_with"],
+        content["classes"],
+    )  # which earlier versions did not have
     content["optimizer_type"] = "SGD"
     torch.save(content, finished / "checkpoint.pt")
     assert cli(main, "--resume", "--name", "done", "--epochs", 3)[0] == 0
@@ -302,6 +318,8 @@ def test_a_metrics_file_that_cannot_be_written_ends_no_training(small, cli, empt
     flags = ("--model_type", "CustomMLP", "--name", "mine")
     code, out, err = cli(main, *flags, "--epochs", 2)
     assert code == 0 and "Epoch: 2" in out and err.count(f"warning: {metrics}") == 2
+    code, _, err = cli(main, "--resume")
+    assert code == 0 and err.count(f"warning: {metrics}") == 1
     metrics.rmdir()
     code, _, _ = cli(main, "--resume")
     assert code == 0 and len(load_run("mine")[0]) == 2

@@ -115,7 +115,10 @@ def test_test_images_that_are_training_images_are_counted(small, real, capsys):
     data = write_archives(small / "leak", real, 300, 0)
     (data / "test.tar").write_bytes(tar_bytes(members))
     load_splits("leak", 0)
-    assert capsys.readouterr().err == "warning: 10 of 20 test images are training images, too\n"
+    assert capsys.readouterr().err == (
+        "warning: leak: 10 of 20 test images are training images, too; remove them from one of "
+        "the two\n"
+    )
 
 
 @pytest.mark.parametrize("val_size", [10, 20, 60])

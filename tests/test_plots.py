@@ -74,8 +74,8 @@ def test_a_column_that_later_epochs_lack_is_drawn_as_far_as_it_goes(drawn):
                {"epoch": 2, "test_accuracy": 99.1}]  # fmt: skip
     shared_plots.plot_run("accuracy", "LeNet-5, run one", "blue", history)
     plots.plot_runs({"one": history})
-    for figure in drawn:
-        assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 2]
+    assert [len(line.get_xdata()) for line in drawn[0].axes[0].lines] == [2, 1]
+    assert [len(line.get_xdata()) for line in drawn[1].axes[0].lines] == [2, 2]
 
 
 def test_final_accuracies_are_those_of_the_runs_and_classes(drawn):

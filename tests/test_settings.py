@@ -84,13 +84,21 @@ def test_flags_are_settings_of_their_types_and_a_flag_not_given_is_none(parse):
 
 
 @pytest.mark.parametrize("name, value, kind", [
-    ("epochs", "3", "a whole number"), ("epochs", 3.0, "a whole number"),
-    ("seed", np.int64(3), "a whole number"), ("lr", np.float64(0.1), "a number"),
-    ("data_dir", Path("data"), "text"), ("deskew", 1, "True or False"),
+    ("epochs", "3", "a whole number"), ("epochs", 3.5, "a whole number"),
+    ("epochs", None, "a whole number"), ("lr", "0.1", "a number"),
+    ("data_dir", Path("data"), "text"), ("deskew", 2, "True or False"),
 ])  # fmt: skip
-def test_a_notebook_gives_values_that_a_checkpoint_can_keep(name, value, kind):
+def test_values_of_another_type_are_refused(name, value, kind):
     with pytest.raises(UserError, match=rf"--{name} .*: must be {kind}"):
         Args(**{name: value})
+
+
+def test_numbers_of_numpy_become_what_a_checkpoint_can_keep():
+    args = Args(seed=np.int64(3), lr=np.float64(0.1), momentum=0, deskew=np.True_)
+    assert args == Args(seed=3, lr=0.1, momentum=0.0, deskew=True)
+    assert [type(v) for v in (args.seed, args.lr, args.momentum, args.deskew)] == [
+        int, float, float, bool,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

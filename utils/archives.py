@@ -16,7 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.classes import CLASSES
-from utils.files import UserError, atomic_write, warn
+from utils.distributed import warn
+from utils.files import UserError, atomic_write
 
 SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")  # the user's own plain .tar first
 OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open}

@@ -23,7 +23,8 @@ from utils.archives import (
     warn_of_paper,
 )
 from utils.classes import CLASSES
-from utils.files import UserError, acquire_lock, atomic_write, warn
+from utils.distributed import warn
+from utils.files import UserError, acquire_lock, atomic_write
 
 
 class Cache(NamedTuple):
@@ -112,7 +113,7 @@ def fingerprint(folder: Path) -> str:
 
     The time of the last change counts too, which can't be set: archives may set all others alike.
     """
-    lines = ["".join(CLASSES)]
+    lines = [f"{CLASSES}"]
     for entry in os.scandir(folder) if folder.is_dir() else ():
         if not entry.name.startswith("."):  # .DS_Store changes when someone looks
             stat = entry.stat()

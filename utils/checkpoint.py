@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from utils.classes import CLASSES
 from utils.distributed import rank
-from utils.files import UserError, acquire_lock, atomic_write, warn
+from utils.files import UserError, acquire_lock, atomic_write
 
 RUNS = Path("runs")
 # Settings that a resumed run may change: not what is computed, but where and with which images'
@@ -92,7 +93,7 @@ def resumed_run(args_class: type, given: dict[str, Any], name: str | None) -> It
         settings = {key: value for key, value in saved.items() if key in known}
         try:
             args = args_class(**(settings | given))
-        except UserError as error:  # a network that has another name now
+        except UserError as error:  # such as for a network that has another name now
             raise UserError(f"{folder}: {error}") from error
         yield args, folder
 
@@ -118,8 +119,9 @@ def save_run(
     if rank() != 0:
         return
     checkpoint = {
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict() if scheduler else {},
+        "model": model.state_dict(),
+        "optimizer": _plain(optimizer.state_dict()),
+        "scheduler": _plain(scheduler.state_dict()) if scheduler else {},
         "trained_with": _type_names(optimizer, scheduler),
         "generator": generator.get_state(),
         "epoch": len(history),
@@ -130,19 +132,19 @@ def save_run(
         "classes": CLASSES,
     }
     content = io.BytesIO()
-    torch.save({"model": model.state_dict()} | _plain(checkpoint), content)
+    torch.save(checkpoint, content)
     atomic_write(folder / "checkpoint.pt", content.getbuffer())
-    try:
-        _write_metrics(folder, history)
-    except UserError as error:  # on Windows while Excel has it open; --resume writes it, too
-        warn(str(error))
+    _write_metrics(folder, history)
 
 
 def _plain(value: Any) -> Any:
     """Return a value with NumPy's numbers, which could not be loaded again, as Python's."""
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
+        plain = value.copy()  # of its own kind, as some schedules have a Counter
+        for key, part in value.items():
+            plain[key] = _plain(part)
+        return plain
+    if type(value) in (list, tuple):
         return type(value)(map(_plain, value))
     return value.item() if isinstance(value, np.generic) else value
 
@@ -157,7 +159,10 @@ def _write_metrics(folder: Path, history: History) -> None:
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(history)
-    atomic_write(folder / "metrics.csv", text.getvalue().encode())
+    try:
+        atomic_write(folder / "metrics.csv", text.getvalue().encode())
+    except UserError as error:  # on Windows while Excel has it open; nothing depends on it
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
@@ -191,7 +196,7 @@ def _load(path: Path, *parts: str) -> dict[str, Any]:
     if classes != CLASSES:
         raise UserError(
             f"{path}: its classes are {classes}, not {CLASSES} as in utils/classes.py now; put "
-            "that back as it was, or choose other weights"
+            "that back as it was, or take other weights or another run"
         )
     return content
 

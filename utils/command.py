@@ -21,7 +21,7 @@ IS_COMMAND = (STARTED in SCRIPTS or STARTED.parent in (ROOT / "experiments", ROO
 def _explain_missing_package(kind: type, error: Any, traceback: Any) -> None:
     """Print a line in place of a traceback where the environment is another one."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
-    if kind is not ModuleNotFoundError or not package or (ROOT / package).exists():
+    if kind is not ModuleNotFoundError or not package or list(ROOT.glob(f"{package}*")):
         sys.__excepthook__(kind, error, traceback)
         return
     advice = "activate the environment, or run: pip install -r requirements.txt"

@@ -7,6 +7,7 @@ fill as they please. Without torchrun there is one process of rank 0, and nothin
 effect.
 """
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -28,6 +29,12 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def warn(text: str) -> None:
+    """Print a warning on stderr, but not again in other ranks nor in workers of compare.py."""
+    if rank() == 0 and multiprocessing.parent_process() is None:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def init_processes() -> None:

@@ -1,8 +1,6 @@
 """Atomic writes, locks, and the error that ends in one line."""
 
-import multiprocessing
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,12 +11,6 @@ PLOTS = Path("plots")  # what the user's own runs draw
 
 class UserError(Exception):
     """Something the user can fix; its text is the one line they see: what, where, what to do."""
-
-
-def warn(text: str) -> None:
-    """Print a warning on stderr; not again in the processes that one with many runs starts."""
-    if multiprocessing.parent_process() is None:
-        print(f"warning: {text}", file=sys.stderr)
 
 
 def named(path: Path) -> Path:

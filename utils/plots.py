@@ -4,7 +4,6 @@ Figures are made without pyplot, so that importing this changes nothing in a not
 """
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,10 +102,11 @@ def plot_samples(images: np.ndarray, labels: Sequence[int]) -> bytes:
 def plot_run(metric: str, title: str, colour: str, history: list[dict[str, float]]) -> bytes:
     """Draw one run's loss or accuracy, the metric, over its epochs, as a PNG."""
     places = {"loss": 4, "accuracy": 2}[metric]
-    epochs = [row["epoch"] for row in history]
     figure, axis = subplots(figsize=(7, 4.5))
     for column in (column for column in history[0] if column.endswith(metric)):
-        split, values = column.split("_")[0], [row.get(column, math.nan) for row in history]
+        rows = [row for row in history if column in row]  # later epochs may lack it
+        epochs, values = [row["epoch"] for row in rows], [row[column] for row in rows]
+        split = column.split("_")[0]
         train = split == "train"
         axis.plot(
             epochs, values, "--" if train else "-", marker="o", ms=4,

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -37,13 +38,12 @@ def setting(
 
 
 def check_settings(args: Any) -> None:
-    """Raise UserError for the first setting that its line in the args block does not allow."""
+    """Give settings their types; UserError for the first that its line does not allow."""
     for field in dataclasses.fields(args):
         value, limits = getattr(args, field.name), field.metadata
-        # A subclass is none of them: NumPy's numbers can't be loaded from a checkpoint again.
-        allowed = (int, float) if field.type is float else (field.type,)
-        if field.type in KINDS and type(value) not in allowed:
-            raise UserError(f"--{field.name} {value!r}: must be {KINDS[field.type]}")
+        if field.type in KINDS:
+            value = _convert(field.name, value, field.type)
+            setattr(args, field.name, value)
         if limits["choices"]:
             check_choice(field.name, value, limits["choices"])
         # Infinities fail the strict comparisons, NaN all of them.
@@ -53,6 +53,21 @@ def check_settings(args: Any) -> None:
             words = {"minimum": "at least", "above": "above", "below": "below"}
             parts = [f"{words[key]} {limits[key]}" for key in words if math.isfinite(limits[key])]
             raise UserError(f"--{field.name} {value}: must be {' and '.join(parts)}")
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """Return a setting's value in its type: a notebook may give NumPy's numbers, or 1 for 1.0.
+
+    Raises:
+        UserError: if the type can't say the same.
+    """
+    converted = None
+    if isinstance(value, str) == (kind is str):
+        with suppress(TypeError, ValueError, OverflowError):
+            converted = kind(value)
+    if converted is None or converted != value:
+        raise UserError(f"--{name} {value!r}: must be {KINDS[kind]}")
+    return converted
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
