@@ -309,8 +309,8 @@ def find_rows(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], flo
 def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], float]:
     """Return which pieces are hollow with digits in their box, and how tall these are.
 
-    What is lower than a fourth of a piece is a digit only if there are many: else dirt in a 0, or
-    the bar of a 5.
+    What is lower than a fourth of a piece is a digit only if there are many, or the piece has many
+    cells: else it is dirt in a 0, or the bar of a 5.
     """
     areas = np.bincount(labels.ravel())
     chosen = sorted(boxes, key=lambda n: -areas[n])[:1000]
@@ -324,11 +324,12 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     height = ink_median(heights[inner], areas[inner])
     within &= heights > max(0.5 * height, 5)
     tallest = (within * heights).max(axis=1)
-    many = within.sum(axis=1) > 3
-    for index in np.flatnonzero(many & (within @ areas <= areas / 6)):  # bold lines, or a digit
+    many = (within.sum(axis=1) > 3) & (within @ areas > areas / 6)
+    is_table = many | (tallest > heights / 4)
+    for index in np.flatnonzero(within.any(axis=1) & ~is_table):  # few digits, or bold lines
         n = chosen[index]
-        many[index] = _count_cells(labels[slices(boxes[n])] == n) > CELLS
-    is_table = (many | (tallest > heights / 4)) & (areas < 0.5 * widths * heights)
+        is_table[index] = _count_cells(labels[slices(boxes[n])] == n) > CELLS
+    is_table &= areas < 0.5 * widths * heights
     return [n for n, table in zip(chosen, is_table, strict=True) if table], height
 
 

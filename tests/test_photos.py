@@ -388,6 +388,16 @@ def test_a_table_askew_is_no_digit(angle):
     assert sorted(read(turned)) == sorted("274742427")
 
 
+def test_a_table_with_few_digits_is_no_digit():
+    page = Image.new("RGB", (440, 640), "white")
+    for left in range(20, 401, 100):
+        for top in range(20, 601, 100):
+            ImageDraw.Draw(page).rectangle((left, top, left + 100, top + 100), None, "#303030", 3)
+    draw(page, "7", (50, 144, 34, 50), 5, "#303030")
+    draw(page, "2", (350, 444, 34, 50), 5, "#303030")
+    assert read(page.crop((0, 0, 425, 640))) == "72"
+
+
 def test_pencil_in_a_bold_sudoku_is_read(digits):
     page = Image.new("L", (640, 640), 235)
     pen = ImageDraw.Draw(page)
