@@ -18,6 +18,7 @@ BETTER = 1.2  # times as much as in brightness must ink stand out elsewhere, see
 FAINT = 6  # standard deviations of the paper's noise below which nothing counts as ink
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
 WIDE = 2.5  # times as wide as tall: two touching digits are narrower
+SAME = 0.15  # relative difference of two boxes' sides, at most
 CELLS = 5  # an 8 has two, and its strokes may enclose a few more
 EDGES = 0.01, 0.02  # relative change of brightness per pixel: more is an edge
 SHARP = 0.88  # of a sheet's brightness: it is darker beyond the edge
@@ -307,7 +308,7 @@ def find_rows(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], flo
 
 
 def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], float]:
-    """Return which pieces are hollow with digits in their box, and how tall these are.
+    """Return which pieces are hollow with digits in their box, or as large; and how tall these are.
 
     What is lower than a fourth of a piece is a digit only if there are many, or the piece has many
     cells: else it is dirt in a 0, or the bar of a 5.
@@ -329,7 +330,12 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     for index in np.flatnonzero(within.any(axis=1) & ~is_table):  # few digits, or bold lines
         n = chosen[index]
         is_table[index] = _count_cells(labels[slices(boxes[n])] == n) > CELLS
-    is_table &= areas < 0.5 * widths * heights
+    hollow = areas < 0.5 * widths * heights
+    is_table &= hollow
+    # Empty boxes beside others, in which there are digits.
+    sizes = high - low
+    apart = np.abs(sizes[:, None] - sizes[None, is_table]) / sizes[None, is_table]
+    is_table |= hollow & ~within.any(axis=1) & (apart.max(axis=2) < SAME).any(axis=1)
     return [n for n, table in zip(chosen, is_table, strict=True) if table], height
 
 

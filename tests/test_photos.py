@@ -388,6 +388,16 @@ def test_a_table_askew_is_no_digit(angle):
     assert sorted(read(turned)) == sorted("274742427")
 
 
+def test_empty_boxes_beside_others_are_no_zeros():
+    page = Image.new("RGB", (700, 140), "white")
+    for left in range(20, 700, 75):
+        box = (left, 30, left + 62, 108)
+        ImageDraw.Draw(page).rounded_rectangle(box, 14, None, "#303030", 3)
+    for left, digit in zip((20, 95, 245, 320, 545), "72472", strict=True):
+        draw(page, digit, (left + 16, 44, 30, 48), 5, "#303030")
+    assert read(page) == "72472"
+
+
 def test_a_table_with_few_digits_is_no_digit():
     page = Image.new("RGB", (440, 640), "white")
     for left in range(20, 401, 100):
