@@ -19,6 +19,7 @@ FAINT = 6  # standard deviations of the paper's noise below which nothing counts
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
 WIDE = 2.5  # times as wide as tall: two touching digits are narrower
 SAME = 0.15  # relative difference of two boxes' sides, at most
+RECTANGLE = 0.85  # of its box is filled by a rectangle, its corners rounded; 0.79 by an ellipse
 CELLS = 5  # an 8 has two, and its strokes may enclose a few more
 EDGES = 0.01, 0.02  # relative change of brightness per pixel: more is an edge
 SHARP = 0.88  # of a sheet's brightness: it is darker beyond the edge
@@ -335,7 +336,11 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     # Empty boxes beside others, in which there are digits.
     sizes = high - low
     apart = np.abs(sizes[:, None] - sizes[None, is_table]) / sizes[None, is_table]
-    is_table |= hollow & ~within.any(axis=1) & (apart.max(axis=2) < SAME).any(axis=1)
+    empty = hollow & ~within.any(axis=1) & (apart.max(axis=2) < SAME).any(axis=1)
+    for index in np.flatnonzero(empty):
+        n = chosen[index]
+        filled = ndimage.binary_fill_holes(labels[slices(boxes[n])] == n)
+        is_table[index] |= filled.mean() > RECTANGLE  # unlike a 0
     return [n for n, table in zip(chosen, is_table, strict=True) if table], height
 
 

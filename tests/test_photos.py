@@ -398,6 +398,14 @@ def test_empty_boxes_beside_others_are_no_zeros():
     assert read(page) == "72472"
 
 
+def test_a_dotted_0_makes_no_box_of_others():
+    page = Image.new("RGB", (330, 130), "white")
+    for left in (20, 120, 220):
+        ImageDraw.Draw(page).ellipse((left, 20, left + 62, 104), None, "#303030", 6)
+    ImageDraw.Draw(page).ellipse((42, 48, 60, 76), "#303030")  # taller than a fourth
+    assert read(page).endswith("00")
+
+
 def test_a_table_with_few_digits_is_no_digit():
     page = Image.new("RGB", (440, 640), "white")
     for left in range(20, 401, 100):
