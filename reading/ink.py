@@ -327,21 +327,28 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     within &= heights > max(0.5 * height, 5)
     tallest = (within * heights).max(axis=1)
     many = (within.sum(axis=1) > 3) & (within @ areas > areas / 6)
-    is_table = many | (tallest > heights / 4)
-    for index in np.flatnonzero(within.any(axis=1) & ~is_table):  # few digits, or bold lines
+    hollow, full = areas < 0.5 * widths * heights, within.any(axis=1)
+    is_table = hollow & (many | (tallest > heights / 4))
+    for index in np.flatnonzero(hollow & full & ~is_table):  # few digits, or bold lines
         n = chosen[index]
         is_table[index] = _count_cells(labels[slices(boxes[n])] == n) > CELLS
-    hollow = areas < 0.5 * widths * heights
-    is_table &= hollow
-    # Empty boxes beside others, in which there are digits.
-    sizes = high - low
-    apart = np.abs(sizes[:, None] - sizes[None, is_table]) / sizes[None, is_table]
-    empty = hollow & ~within.any(axis=1) & (apart.max(axis=2) < SAME).any(axis=1)
-    for index in np.flatnonzero(empty):
-        n = chosen[index]
-        filled = ndimage.binary_fill_holes(labels[slices(boxes[n])] == n)
-        is_table[index] |= filled.mean() > RECTANGLE  # unlike a 0
-    return [n for n, table in zip(chosen, is_table, strict=True) if table], height
+    tables = [chosen[index] for index in np.flatnonzero(is_table)]
+    empty = [chosen[index] for index in np.flatnonzero(hollow & ~full)]
+    return tables + _find_empty_boxes(labels, boxes, tables, empty), height
+
+
+def _find_empty_boxes(
+    labels: np.ndarray, boxes: dict[int, Box], tables: list[int], empty: list[int]
+) -> list[int]:
+    """Return which empty pieces are rectangles, as 0s are not, as large as one of the tables."""
+    sizes = np.array([_size(boxes[n]) for n in tables]).reshape(-1, 2)
+    found = []
+    for n in empty:
+        apart = np.abs(sizes - _size(boxes[n])) / sizes
+        if (apart.max(axis=1) < SAME).any():
+            filled = ndimage.binary_fill_holes(labels[slices(boxes[n])] == n)
+            found += [n] if filled.mean() > RECTANGLE else []
+    return found
 
 
 def _count_cells(mask: np.ndarray) -> int:

@@ -227,7 +227,7 @@ class Sheet:
     def price(self, group: Group) -> float:
         """Return how many times less likely wrong than a group its parts must be; inf: it is one.
 
-        The wider the group the less.
+        The wider the group the less. Where the network is sure it is one, whatever its parts.
         """
         if 1 - group.confidence <= SURE:
             return np.inf

@@ -123,7 +123,8 @@ def test_schedules_one_after_the_other_are_resumed_in_the_first(small, monkeypat
         return SequentialLR(optimizer, schedules, [3 * steps // 2])
 
     monkeypatch.setattr(main, "make_scheduler", make_scheduler)
-    train("whole", 3)
+    rates = [row["lr"] for row in train("whole", 3)]
+    assert rates[0] < rates[1] and rates[2] < rates[1]  # both of them set it
     for epochs in (1, 3):
         train("parts", epochs)
     same_run("whole", "parts")
@@ -135,8 +136,10 @@ def test_augmentation_that_draws_from_numpy_or_python_is_resumed_too(small, monk
             for images, labels, size in super().__iter__():
                 yield images * np.random.beta(2, 2) * random.random(), labels, size
 
+    plain = train("plain", 2)
     monkeypatch.setattr(main, "Batches", Shaken)
-    train("whole", 2)
+    shaken = train("whole", 2)
+    assert all(a["train_loss"] != b["train_loss"] for a, b in zip(plain, shaken, strict=True))
     for epochs in (1, 2):
         np.random.rand(epochs)
         train("parts", epochs)
@@ -242,11 +245,8 @@ def test_a_run_is_resumed_without_settings_that_came_or_went_and_change_nothing(
     del content["settings"]["init"]
     content["settings"]["clip"] = 0.0
     content["history"][0]["clipped"] = 0.5  # a column of its own
-    del (
-        content["scheduler"],
-        content["trained_with"],
-        content["classes"],
-    )  # which earlier versions did not have
+    for part in ("scheduler", "trained_with", "classes"):  # which earlier versions did not have
+        del content[part]
     content["optimizer_type"] = "SGD"
     torch.save(content, finished / "checkpoint.pt")
     assert cli(main, "--resume", "--name", "done", "--epochs", 3)[0] == 0
@@ -299,7 +299,8 @@ def test_damaged_or_missing_checkpoint_is_refused_as_it_is(finished, refused, da
     DAMAGE[damage](finished / "checkpoint.pt")
     before = tree(RUNS)
     err = refused(main, "--resume")
-    assert "no checkpoint" in err or "damaged" in err or "not a file of this program" in err
+    messages = ("no checkpoint", "damaged", "has no 'settings'", "has no 'model'")
+    assert any(message in err for message in messages)
     assert tree(RUNS) == before
 
 

@@ -94,6 +94,11 @@ def test_networks_with_one_title_are_told_apart():
     class Wider(model.LeNet5):
         pass
 
+    assert model.titles({"LeNet5": model.LeNet5, "Wider": Wider, "Copy": model.LeNet5}) == {
+        "LeNet5": "LeNet-5",
+        "Wider": "Wider",
+        "Copy": "Copy",
+    }
     assert model.titles({"Wider": Wider, "LeNet5": model.LeNet5}) == {
         "Wider": "Wider",
         "LeNet5": "LeNet-5",

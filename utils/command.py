@@ -20,8 +20,10 @@ IS_COMMAND = (STARTED in SCRIPTS or STARTED.parent in (ROOT / "experiments", ROO
 
 def _explain_missing_package(kind: type, error: Any, traceback: Any) -> None:
     """Print a line in place of a traceback where the environment is another one."""
-    package = (getattr(error, "name", None) or "").partition(".")[0]
-    if kind is not ModuleNotFoundError or not package or list(ROOT.glob(f"{package}*")):
+    name = error.name if kind is ModuleNotFoundError else None
+    package = (name or "").partition(".")[0]
+    ours = (ROOT / package).exists() or (ROOT / f"{package}.py").exists()
+    if not package or ours:
         sys.__excepthook__(kind, error, traceback)
         return
     advice = "activate the environment, or run: pip install -r requirements.txt"
