@@ -208,7 +208,8 @@ def run(
     steps = math.ceil(len(splits[0].labels) / args.batch_size)
     scheduler = make_scheduler(args, optimizer, steps)
     data = [digest(split) for split in splits]
-    history = checkpoint.restore(folder, args, data, model, optimizer, scheduler, generator)
+    state = checkpoint.State(model, optimizer, scheduler, generator)
+    history = checkpoint.restore(folder, args, data, state)
     if verbose and len(history) == args.epochs:
         print("already finished:", format_row(history[-1]))
     started = time.perf_counter()  # the first epoch's seconds hold the preparation too
@@ -237,10 +238,7 @@ def run(
         # Plain numbers, as people may have added tensors or NumPy's, which can't be loaded again.
         row = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
         history.append(row)
-        checkpoint.save_run(
-            folder, args, data, model, optimizer, scheduler, generator, history,
-            len(training.labels),
-        )  # fmt: skip
+        checkpoint.save_run(folder, args, data, state, history, len(training.labels))
         if verbose:
             print(format_row(row), flush=True)
     return history

@@ -84,10 +84,8 @@ def tree(folder):
 
 def load_run(name):
     """Return (rows of metrics.csv as floats, checkpoint) of a run."""
-    metrics, rows = Path(f"runs/{name}/metrics.csv"), []
-    if metrics.exists():  # from the first epoch on
-        with open(metrics, newline="") as file:
-            rows = [{key: float(value) for key, value in r.items()} for r in csv.DictReader(file)]
+    with open(f"runs/{name}/metrics.csv", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     return rows, torch.load(f"runs/{name}/checkpoint.pt", weights_only=True)
 
 

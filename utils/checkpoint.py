@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,15 @@ RUNS = Path("runs")
 FREE = ("data_dir", "device", "threads")
 NEW_RUN = "start a new run under another --name; predict.py --run still uses this one"
 History = list[dict[str, float]]  # a dict per epoch, with the columns of metrics.csv
+
+
+class State(NamedTuple):
+    """What training changes, apart from the history."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler | None
+    generator: torch.Generator
 
 
 # --- Folders ----------------------------------------------------------------------------------
@@ -102,15 +111,7 @@ def resumed_run(args_class: type, given: dict[str, Any], name: str | None) -> It
 
 
 def save_run(
-    folder: Path,
-    args: Any,
-    data: list[str],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler | None,
-    generator: torch.Generator,
-    history: History,
-    images: int,
+    folder: Path, args: Any, data: list[str], state: State, history: History, images: int
 ) -> None:
     """Write all that it takes to resume to checkpoint.pt, then metrics.csv; only rank 0 writes.
 
@@ -118,6 +119,7 @@ def save_run(
     """
     if rank() != 0:
         return
+    model, optimizer, scheduler, generator = state
     checkpoint = {
         "model": model.state_dict(),
         "optimizer": _plain(optimizer.state_dict()),
@@ -201,22 +203,14 @@ def _load(path: Path, *parts: str) -> dict[str, Any]:
     return content
 
 
-def restore(
-    folder: Path,
-    args: Any,
-    data: list[str],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler | None,
-    generator: torch.Generator,
-) -> History:
-    """Put the folder's checkpoint, else the initial weights of args.init, into what is given.
+def restore(folder: Path, args: Any, data: list[str], state: State) -> History:
+    """Put the folder's checkpoint, else the initial weights of args.init, into the state.
 
     Args:
         folder: of the run.
         args: the settings to train with from here on, a dataclass.
         data: digests of the images and labels to train on and to evaluate on.
-        model, optimizer, scheduler, generator: as before the first epoch; changed in place.
+        state: as before the first epoch; changed in place.
 
     Returns:
         The history of the epochs done.
@@ -225,6 +219,7 @@ def restore(
         UserError: for a checkpoint that is damaged, or that can't be resumed with these settings,
             images, network, optimizer or schedule.
     """
+    model, optimizer, scheduler, generator = state
     if not has_checkpoint(folder):
         if args.init != "random":
             _put_initial_weights(model, args)
