@@ -34,7 +34,7 @@ from utils.archives import (
 )
 from utils.augment import Augmentation, deskew
 from utils.cache import load_images
-from utils.distributed import is_first, rank, warn, world_size
+from utils.distributed import rank, warn, world_size
 from utils.files import PLOTS, UserError, atomic_write, named
 from utils.settings import Parser
 
@@ -109,8 +109,7 @@ def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
     train = Split(folder.images, folder.labels)
     if not val_size:
         test = MNIST(Path(data_dir) / "test")
-        if is_first():  # others would compare all images for a warning that they do not print
-            warn_of_leak(data_dir, train.images, test.images)
+        warn_of_leak(data_dir, train.images, test.images)
         return train, Split(test.images, test.labels)
     if val_size >= len(folder):
         raise UserError(f"--val_size {val_size}: leaves none of {len(folder)} to train on")
@@ -160,8 +159,8 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 def prepare(split: Split, deskewed: bool, device: torch.device) -> Split:
     """Return a loaded split on the device, its images normalised and, if asked for, deskewed."""
     images = normalise(split.images).to(device)
-    if deskewed:
-        images = deskew(images)
+    if deskewed:  # in parts, as the grids of all at once would take much memory
+        images = torch.cat([deskew(part) for part in images.split(1000)])
     return Split(images, split.labels.to(device))
 
 

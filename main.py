@@ -283,16 +283,11 @@ def main() -> None:
             raise KeyboardInterrupt(hint) from None
         is_first = distributed.rank() == 0
         distributed.end_processes()
-        if is_first:
-            plot_curves(args, folder, history)
-
-
-def plot_curves(args: Args, folder: Path, history: History) -> None:
-    """Write a run's loss and accuracy plot, and print where everything is."""
-    for name, plot in draw_curves(args, folder.name, history).items():
-        atomic_write(PLOTS / name, plot)
-        print(PLOTS / name)
-    print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
+    if is_first:
+        for file_name, plot in draw_curves(args, folder.name, history).items():
+            atomic_write(PLOTS / file_name, plot)
+            print(PLOTS / file_name)
+        print(folder / "metrics.csv", folder / "checkpoint.pt", sep="\n")
 
 
 def draw_curves(args: Args, run_name: str, history: History) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from dataset import normalise
 from model import MODELS
-from utils.augment import deskew_batch
+from utils.augment import deskew
 from utils.checkpoint import find_weights, load_weights, put_weights
 from utils.classes import CLASSES
 from utils.files import UserError
@@ -55,7 +55,7 @@ class Classifier(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, classes]."""
         prepared = normalise(images.squeeze(1))
-        prepared = deskew_batch(prepared) if self.deskewed else prepared
+        prepared = deskew(prepared) if self.deskewed else prepared
         return self.network(prepared).float() / self.temperature
 
 

@@ -25,7 +25,7 @@ from model import MODELS
 from reading.classifier import Classifier, classify, load_classifier
 from reading.crops import to_mnist
 from reading.page import TEMPLATE, pick_samples, render_page
-from utils.augment import deskew_batch
+from utils.augment import deskew
 from utils.files import UserError
 
 # Of selenium's own code for WebKitGTK.
@@ -224,7 +224,7 @@ def test_pictures_show_the_deskewed_image_and_the_first_layer(page, classifiers)
     click(page, "next")
     assert np.array_equal(canvas(page, "#small")[..., 0], image_of(page))
     lenet = classifiers["LeNet5"]
-    image = deskew_batch(normalise(torch.from_numpy(image_of(page)[None])))
+    image = deskew(normalise(torch.from_numpy(image_of(page)[None])))
     black, white = normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8)).flatten()
     grey = (255 * (image - black) / (white - black)).squeeze().numpy()
     assert np.abs(canvas(page, "#deskewed")[..., 0] - grey).max() <= 1

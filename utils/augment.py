@@ -35,17 +35,11 @@ def _resample(images: torch.Tensor, coefficients: torch.Tensor, maps: torch.Tens
 
 
 def deskew(images: torch.Tensor) -> torch.Tensor:
-    """Return images [N, 1, 28, 28] without slant, their centre of mass in the middle.
+    """Return images [B, 1, 28, 28] without slant, their centre of mass in the middle.
 
     The slant is the slope of the least-squares line that predicts x from y over the ink. Ink is
     how much a pixel exceeds the darkest of its image, the background.
     """
-    # In parts, as the grids of all at once would take much memory.
-    return torch.cat([deskew_batch(batch) for batch in images.split(1000)])
-
-
-def deskew_batch(images: torch.Tensor) -> torch.Tensor:
-    """Deskew all images [B, 1, 28, 28] at once."""
     maps = _affine_maps().to(images.device)
     x, y, _ = maps
     ink = (images - images.amin(dim=(2, 3), keepdim=True)).squeeze(1)

@@ -31,14 +31,9 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
-    """Return whether this is the process that was started: no other rank, no worker of it."""
-    return rank() == 0 and multiprocessing.parent_process() is None
-
-
 def warn(text: str) -> None:
-    """Print a warning on stderr, but not again in the other processes."""
-    if is_first():
+    """Print a warning on stderr, but not again in other ranks and in workers."""
+    if rank() == 0 and multiprocessing.parent_process() is None:
         print(f"warning: {text}", file=sys.stderr)
 
 
@@ -73,20 +68,20 @@ def broadcast(make: Callable[[], Any]) -> Any:
     Raises:
         UserError: on rank 0, if make() does; the other processes then end too, silently.
     """
-    result, error = None, None
+    outcome: list[Any] = [None, None]  # result, error
     if rank() == 0:
         try:
-            result = make()
-        except UserError as raised:
-            error = raised
-    outcome = [result, error]
+            outcome[0] = make()
+        except UserError as error:
+            outcome[1] = error
     if dist.is_initialized():
         dist.broadcast_object_list(outcome)
+    result, error = outcome
+    if error and rank() != 0:
+        sys.exit(2)
     if error:
         raise error
-    if outcome[1]:
-        sys.exit(2)
-    return outcome[0]
+    return result
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
