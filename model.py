@@ -129,22 +129,19 @@ def parameter_sums(model: nn.Module) -> list[str]:
         "Conv2d-1 (conv1): 5*5*1*6 + 6 = 156" (weights + biases), then the line of the total.
     """
     lines, counts = [], []
-    counted: set[int] = set()  # parameters by their id(), as layers may share them
     layers: list[nn.Module] = []
     model.apply(layers.append)  # parts before the whole
-    names = {layer: name for name, layer in model.named_modules()}
     layers = [layer for layer in layers if not isinstance(layer, nn.Sequential)]
-    for number, layer in enumerate(layers, start=1):
-        own = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
-        if not own:
-            continue
-        counted |= set(map(id, own))
+    # Each parameter once, even if layers share it.
+    by_layer = itertools.groupby(model.named_parameters(), lambda item: item[0].rpartition(".")[0])
+    for name, parameters in by_layer:
         # Kernel height and width first, then inputs and outputs: the order of the textbooks.
-        factors = [[*p.shape[2:], *p.shape[1:2], *p.shape[:1]] or [1] for p in own]
+        factors = [[*p.shape[2:], *p.shape[1:2], *p.shape[:1]] or [1] for _, p in parameters]
         counts.append(sum(map(math.prod, factors)))
         terms = " + ".join("*".join(map(str, product)) for product in factors)
-        name = names[layer] or "itself"
-        lines.append(f"{type(layer).__name__}-{number} ({name}): {terms} = {counts[-1]:,}")
+        layer = model.get_submodule(name)
+        title = f"{type(layer).__name__}-{layers.index(layer) + 1} ({name or 'itself'})"
+        lines.append(f"{title}: {terms} = {counts[-1]:,}")
     total = " + ".join(f"{count:,}" for count in counts)
     return [*lines, f"total: {total} = {sum(counts):,}"]
 
@@ -173,15 +170,11 @@ def make_model(model_type: str) -> nn.Module:
 
 
 def check_logits(model: nn.Module) -> None:
-    """Raise UserError unless the network maps images to one logit per class, always the same.
-
-    And unless it has parameters to train.
-    """
-    training = model.training
+    """Raise UserError unless a new network can be trained: images to one logit per class."""
     images = torch.linspace(-1, 1, 2 * 28 * 28).view(2, 1, 28, 28)
     with torch.no_grad():
         logits, again = model.eval()(images), model(images)
-    model.train(training)
+    model.train()
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"{type(model).__name__} in model.py: has no parameters to train")
