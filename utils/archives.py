@@ -50,8 +50,6 @@ def decode_png(content: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.size == (28, 28) and image.mode == "L":
                 return np.frombuffer(image.tobytes(), np.uint8).reshape(28, 28)
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise ValueError("it is not a PNG image, or damaged") from error
     width, height = image.size

@@ -33,8 +33,6 @@ def _explain_missing_package(kind: type, error: Any, traceback: Any) -> None:
 
 if IS_COMMAND:
     sys.excepthook = _explain_missing_package
-    if not sys.stderr:  # closed, as for a daemon: progress bars want one
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     # Ctrl-C ends the imports without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Plots are files: a window system that is set for other programs may be missing here.
@@ -42,11 +40,8 @@ if IS_COMMAND:
 
 from utils.files import UserError  # noqa: E402 - the first that needs a package
 
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether Python or PyTorch, whose error is a RuntimeError, could get no memory."""
-    texts = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+# What PyTorch's RuntimeErrors say where Python has a MemoryError.
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
@@ -61,8 +56,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     code = 0
     try:
         main()
-        if sys.stdout:  # None if it is closed
-            sys.stdout.flush()
+        sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
         code = 2
@@ -72,7 +66,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         print(f"{error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         code = 2
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if isinstance(error, RuntimeError) and not any(t in str(error) for t in OUT_OF_MEMORY):
             raise
         advice = "a smaller --batch_size, fewer runs at once or fewer other programs may help"
         print(f"out of memory; {advice}", file=sys.stderr)

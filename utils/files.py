@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
@@ -31,20 +32,19 @@ def atomic_write(path: str | Path, content: bytes | memoryview) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}): "
             "free some space there, make the folder writable, or close what has the file open"
         ) from error
+    finally:
+        with suppress(OSError):  # os.replace() has given it its name
+            temporary.unlink()
 
 
 def write_all(files: Mapping[Path, bytes | memoryview]) -> None:
