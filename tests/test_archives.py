@@ -7,6 +7,7 @@ import tarfile
 import pytest
 from conftest import tar_bytes, tree
 from hypothesis import given
+from hypothesis import strategies as st
 from mutations import mutate, mutations
 from PIL import Image
 
@@ -60,9 +61,7 @@ NAME = "train/00100_1.png"
 HOSTILE = {  # what: (member's name or header, its content, what the line tells)
     "path traversal": ("train/../../evil_1.png", png(), "train/{ID}_{Label}.png"),
     "absolute name": ("/train/00100_1.png", png(), "train/{ID}_{Label}.png"),
-    "drive letter": ("C:/train/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "symbolic link": (special(NAME, tarfile.SYMTYPE, "/etc"), b"", "link"),
-    "hard link": (special(NAME, tarfile.LNKTYPE, "train/x"), b"", "link"),
     "duplicate ID": ("train/0_3.png", png(), "twice"),
     "other name": ("train/readme.txt", b"hello", "{ID}_{Label}.png"),
     "line break in a name": ("train/0\n1_1.png", png(), "{ID}_{Label}.png"),
@@ -176,17 +175,12 @@ def read(folder, suffix, content):
     return {name: image.tobytes() for name, image in zip(files, images, strict=True)}
 
 
-@pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz", ".tar.bz2"])
-@given(operations=mutations())
-def test_no_damage_gets_past_a_compressed_archive(packed, suffix, operations):
+@pytest.mark.parametrize("suffix", [".tar", ".tar.xz", ".tar.gz", ".tar.bz2"])
+@given(data=st.data())
+def test_no_damage_gets_past_an_archive(packed, suffix, data):
     folder, pixels, contents = packed
+    operations = data.draw(mutations(whole_blocks=suffix != ".tar"))
     assert read(folder, suffix, mutate(contents[suffix], operations)) in (pixels, {})
-
-
-@given(operations=mutations("flip", "cut", "insert"))
-def test_no_damage_gets_past_a_plain_archive(packed, operations):
-    folder, pixels, contents = packed
-    assert read(folder, ".tar", mutate(contents[".tar"], operations)) in (pixels, {})
 
 
 @given(operations=mutations())
