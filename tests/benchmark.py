@@ -94,19 +94,22 @@ def alternate(title: str, rounds: int, variants: dict[str, Callable[[], None]]) 
         print(f"  {name:<28}{median:9.3f} s   {extent:<18} {median / first:6.2f}", flush=True)
 
 
+def run_main(data_dir: str, epochs: int, *launcher: str) -> None:
+    """Run main.py in an empty folder, without what it prints."""
+    flags = ["--epochs", str(epochs), "--data_dir", str(Path(data_dir).resolve())]
+    words = [sys.executable, *launcher, str(ROOT / "main.py"), *flags]
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(words, cwd=folder, check=True, **quiet)
+
+
 def scaling(data_dir: str, rounds: int) -> None:
     """Time main.py over 1 and 2 processes of one thread each, start-up included."""
-    flags = [str(ROOT / "main.py"), "--epochs", "2", "--data_dir", str(Path(data_dir).resolve())]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--local-addr", "127.0.0.1", "--nproc-per-node"]
-
-    def start(processes: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            words = [*torchrun, str(processes), *flags]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            subprocess.run(words, cwd=folder, check=True, **quiet)
-
-    variants = {f"{number} process(es)": partial(start, number) for number in (1, 2)}
+    torchrun = "-m torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node"
+    variants = {
+        f"{number} process(es)": partial(run_main, data_dir, 2, *torchrun.split(), str(number))
+        for number in (1, 2)
+    }
     alternate("LeNet5, 2 epochs over processes of one thread each", rounds, variants)
 
 
@@ -114,12 +117,7 @@ def peak_memory(data_dir: str) -> None:
     """Peak memory of one epoch of main.py in a process of its own, in MB."""
     import resource
 
-    flags = ["--epochs", "1", "--data_dir", str(Path(data_dir).resolve())]
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, ROOT / "main.py", *flags],
-            cwd=folder, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+    run_main(data_dir, 1)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss's unit
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     print(f"\nPeak memory of python main.py --epochs 1: {peak / 1e6:,.0f} MB")

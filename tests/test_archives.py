@@ -113,10 +113,7 @@ DAMAGE = {  # what: content, position of a member -> content
     "empty": lambda tar, start: b"",
     "not a tar": lambda tar, start: b"no archive" * 200,
     "without images": lambda tar, start: tar_bytes([(special("train", tarfile.DIRTYPE), b"")]),
-    "cut in the first header": lambda tar, start: tar[:300],
-    "cut in a member": lambda tar, start: tar[: start + 700],
     "cut between members": lambda tar, start: tar[:start],
-    "flipped bit in a header": lambda tar, start: changed(tar, start + 120, b"\xff"),
     "zeroed header": lambda tar, start: changed(tar, start, bytes(512)),
     "zeros to the end": lambda tar, start: tar[:start].ljust(len(tar), b"\0"),
 }

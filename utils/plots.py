@@ -102,17 +102,14 @@ def plot_samples(images: np.ndarray, labels: Sequence[int]) -> bytes:
 def plot_run(metric: str, title: str, colour: str, history: list[dict[str, float]]) -> bytes:
     """Draw one run's loss or accuracy, the metric, over its epochs, as a PNG."""
     places = {"loss": 4, "accuracy": 2}[metric]
-    figure, axis = subplots(figsize=(7, 4.5))
+    figure, axis = subplots()
     for column in (column for column in history[0] if column.endswith(metric)):
         rows = [row for row in history if column in row]  # later epochs may lack it
         epochs, values = [row["epoch"] for row in rows], [row[column] for row in rows]
         split = column.split("_")[0]
-        train = split == "train"
-        axis.plot(
-            epochs, values, "--" if train else "-", marker="o", ms=4,
-            color="#555555" if train else colour,
-            label=f"{split}, final {values[-1]:.{places}f}",
-        )  # fmt: skip
+        line, ink = ("--", "#555555") if split == "train" else ("-", colour)
+        label = f"{split}, final {values[-1]:.{places}f}"
+        axis.plot(epochs, values, line, marker="o", ms=4, color=ink, label=label)
     if len(history) == 1:
         axis.set_xlim(0, 2)
     metric_scale(axis, metric)
