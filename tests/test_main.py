@@ -141,14 +141,6 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run(small, refused, flags, w
     assert not RUNS.exists() and not Path("plots").exists()
 
 
-def test_a_crash_in_the_first_epoch_leaves_the_name_free(small, cli, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(MODELS["CustomMLP"], "forward", lambda self, images: self.typo(images))
-        with pytest.raises(AttributeError):
-            cli(main, *MLP, "--name", "mine")
-    assert not RUNS.exists()
-
-
 class Noise(nn.Module):
     def forward(self, x):
         return F.dropout(x)
