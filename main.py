@@ -256,8 +256,6 @@ def parse_flags() -> tuple[bool, str | None, Settings]:
     flags = parser.parse_args()
     if flags.name is not None and not re.fullmatch(r"[\w-][\w.-]{,63}", flags.name):
         parser.error(f"--name {flags.name!r}: use up to 64 letters, digits, '-', '_' and '.'")
-    if flags.resume and flags.recipe is not None:
-        parser.error("--resume takes its settings from the run; leave --recipe out")
     return flags.resume, flags.name, given_settings(flags, Args, RECIPES)
 
 

@@ -209,10 +209,9 @@ def run_line(cli):
     """Run a line such as python main.py --epochs 1, in this process, as cli() does."""
 
     def run(line):
-        _, *words = shlex.split(line)
-        name = words.pop(0) if words[0] != "-m" else f"{words.pop(0)} {words.pop(0)}"
-        name = name.removeprefix("-m ").removeprefix("tests/").removesuffix(".py")
-        return cli(importlib.import_module(name), *words)
+        name, *flags = (word for word in shlex.split(line)[1:] if word != "-m")
+        name = name.removeprefix("tests/").removesuffix(".py")
+        return cli(importlib.import_module(name), *flags)
 
     return run
 

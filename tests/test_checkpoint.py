@@ -184,7 +184,7 @@ def finished(small, trained):
     ("done", ("--lr", 0.5), "--lr 0.001, not 0.5"),
     ("done", ("--deskew",), "--deskew False, not True"),
     ("done", ("--epochs", 1), "--epochs 1"),
-    ("done", ("--recipe", "best"), "leave --recipe out"),
+    ("done", ("--recipe", "best"), "--lr 0.001, not 0.1; leave the flag out"),
     ("done", ("--val_size", 9), "--val_size 0, not 9"),
     ("done", ("--data_dir", "other", "--epochs", 3), "images or labels in other are not those"),
     ("best", ("--shift", 2), "--shift 1.0, not 2.0"),

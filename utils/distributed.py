@@ -97,12 +97,10 @@ def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def check_shares(model: nn.Module, num_images: int, batch_size: int) -> None:
-    """Raise UserError where a process's share of a batch is too small to train on."""
-    least, smallest = 1, batch_size // world_size()
-    if any(isinstance(layer, _BatchNorm) for layer in model.modules()):
-        least, smallest = 2, (num_images % batch_size or batch_size) // world_size()
-    if smallest < least:
+    """Raise UserError where a process's share of a batch is too small for batch normalization."""
+    smallest = (num_images % batch_size or batch_size) // world_size()
+    if smallest < 2 and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         raise UserError(
-            f"--batch_size {batch_size}: some batch of {num_images:,} images would have fewer than "
-            f"{least} for each process (there are {world_size()}); choose another"
+            f"--batch_size {batch_size}: the last batch of {num_images:,} images has fewer than 2 "
+            "per process, which batch normalization needs; choose another"
         )
