@@ -26,7 +26,6 @@ from utils.archives import (
     decode_files,
     encode_png,
     find_archives,
-    parse_name,
     read_archive,
     read_folder,
     warn_of_paper,
@@ -256,10 +255,10 @@ def merge(sources: list[Path], data_dir: Path) -> None:
         joined = joined or split
         if split not in SPLITS or split != joined:
             raise UserError(f"{source}: has images of {split!r}; give those of train or of test")
-        warn_of_paper(source, decode_files(source, files))  # each must be such an image
+        pixels, labels = decode_files(source, files)  # each must be such an image
+        warn_of_paper(source, pixels)
         count += len(files)
-        for name, content in files.items():
-            label = parse_name(name)[1]
+        for (name, content), label in zip(files.items(), labels.tolist(), strict=True):
             if images.setdefault(content, label) != label:
                 raise UserError(
                     f"{source}: {name} is labelled {label}, but {images[content]} in a file before "

@@ -177,10 +177,9 @@ def load_images(source: Path) -> tuple[list[str], Split]:
         folder = MNIST(source)
         return folder.names, Split(folder.images, folder.labels)
     _, files = read_archive(source)
-    images = decode_files(source, files)
+    images, labels = decode_files(source, files)
     warn_of_paper(source, images)
-    labels = torch.tensor([parse_name(name)[1] for name in files])
-    return list(files), Split(torch.from_numpy(images), labels)
+    return list(files), Split(torch.from_numpy(images), torch.from_numpy(labels))
 
 
 def evaluate_images(classifier: Classifier, source: Path) -> None:

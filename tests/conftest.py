@@ -106,6 +106,19 @@ def commands(page):
     return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
 
 
+@contextmanager
+def full_disk(size):
+    """Within this, this process can write files of at most so many bytes."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def wait_for(condition):
     """Wait until condition() is true."""
     end = time.monotonic() + 60
@@ -268,21 +281,3 @@ def processes(monkeypatch):
             monkeypatch.setattr(torch.distributed, name, lambda: rank)
 
     return join
-
-
-@pytest.fixture
-def full_disk():
-    """Within full_disk(size), this process can write files of at most so many bytes."""
-
-    @contextmanager
-    def limit(size):
-        import resource
-
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    return limit

@@ -165,7 +165,7 @@ def read(folder, suffix, content):
     path.write_bytes(content)
     try:
         _, files = read_archive(path, "train")
-        images = decode_files(path, files)
+        images, _ = decode_files(path, files)
     except UserError as error:
         assert str(path) in str(error) and str(error).isprintable()
         return {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import decode, posix_only, tar_bytes, tree
+from conftest import decode, full_disk, posix_only, tar_bytes, tree
 from hypothesis import given
 from mutations import mutate, mutations
 from PIL import Image
@@ -65,7 +65,7 @@ def test_killed_extraction_is_done_again(fresh, real, monkeypatch):
 
 @posix_only
 @pytest.mark.parametrize("free", [200, 100_000])  # too little for an image, for the cache
-def test_a_full_disk_is_one_line_and_leaves_nothing(fresh, full_disk, free):
+def test_a_full_disk_is_one_line_and_leaves_nothing(fresh, free):
     before = tree(fresh)
     with full_disk(free), pytest.raises(UserError) as refusal:
         MNIST(FOLDER)
@@ -74,7 +74,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(fresh, full_disk, free):
 
 
 @posix_only
-def test_without_room_for_a_cache_a_folder_is_read_all_the_same(fresh, capfd, full_disk):
+def test_without_room_for_a_cache_a_folder_is_read_all_the_same(fresh, capfd):
     MNIST(FOLDER)
     Path("data/train.cache.npz").unlink()
     Path("data/train.tar").unlink()

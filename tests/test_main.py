@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, load_run, tree, write_archives
+from conftest import ROOT, full_disk, load_run, tree, write_archives
 from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
@@ -171,9 +171,7 @@ def test_a_network_with_view_is_trained_as_one_with_flatten(small, monkeypatch):
 
 
 @pytest.mark.parametrize("problem", ["full disk", "diverged"])
-def test_what_ends_a_resumed_run_leaves_the_last_good_checkpoint(
-    small, refused, full_disk, monkeypatch, problem
-):
+def test_what_ends_a_resumed_run_keeps_its_last_checkpoint(small, refused, monkeypatch, problem):
     main.run(Args("CustomMLP", 1), RUNS / "good", verbose=False)
     before = tree(small)
     if problem == "diverged":

@@ -63,19 +63,20 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def decode_files(source: Path, files: dict[str, bytes]) -> np.ndarray:
-    """Return the pixels uint8 [N, 28, 28] of the PNG files that were read from a source.
+def decode_files(source: Path, files: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels uint8 [N, 28, 28] and labels int64 [N] of files that a source holds.
 
     Raises:
         UserError: naming the first file that is not such an image.
     """
     images = np.empty((len(files), 28, 28), np.uint8)
+    labels = np.array([parse_name(name)[1] for name in files])
     for index, (name, content) in enumerate(progress(files.items(), f"decoding {source}")):
         try:
             images[index] = decode_png(content)
         except ValueError as error:
             raise UserError(f"{source}: {name}: {error}; repair or remove the image") from error
-    return images
+    return images, labels
 
 
 # --- Archives ---------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import numpy as np
 from utils.archives import (
     decode_files,
     find_archives,
-    parse_name,
     progress,
     read_archive,
     read_folder,
@@ -31,8 +30,8 @@ class Cache(NamedTuple):
     """The decoded images of a folder, sorted by ID, and what they were decoded from."""
 
     names: np.ndarray  # str [N]
-    labels: np.ndarray  # int64 [N]
     images: np.ndarray  # uint8 [N, 28, 28]
+    labels: np.ndarray  # int64 [N]
     state: str  # the folder's fingerprint
     archive: str  # digest of the archive that was extracted, "" if none was
 
@@ -57,7 +56,7 @@ def load_images(folder: Path) -> Cache:
     cache = _read_cache(folder)
     if cache is None or cache.state != state:
         files, archive = read_folder(folder), cache.archive if cache else ""
-        cache = _decode(folder, files, state, archive)
+        cache = Cache(np.array(list(files)), *decode_files(folder, files), state, archive)
         try:
             _write_cache(folder, cache)
         except UserError as error:
@@ -87,7 +86,7 @@ def _extract(archives: list[Path], folder: Path) -> None:
     if len(archives) > 1:
         print(f"using {archives[0]}, not {', '.join(path.name for path in archives[1:])}")
     _, files = read_archive(archives[0], folder.name)
-    cache = _decode(archives[0], files, "", _digest(archives[0]))
+    images, labels = decode_files(archives[0], files)
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
     aside.mkdir()
@@ -95,7 +94,8 @@ def _extract(archives: list[Path], folder: Path) -> None:
         for name, content in progress(files.items(), f"writing {folder}"):
             with open(aside / name, "wb") as file:
                 file.write(content)
-        _write_cache(folder, cache._replace(state=fingerprint(aside)))
+        names, state, archive = np.array(list(files)), fingerprint(aside), _digest(archives[0])
+        _write_cache(folder, Cache(names, images, labels, state, archive))
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -129,8 +129,8 @@ def _read_cache(folder: Path) -> Cache | None:
     """Return a folder's cache, None if there is none that is whole."""
     try:
         with np.load(_cache_path(folder)) as file:
-            names, labels, images, state, archive = (file[field] for field in Cache._fields)
-        return Cache(names, labels, images, str(state), str(archive))
+            names, images, labels, state, archive = (file[field] for field in Cache._fields)
+        return Cache(names, images, labels, str(state), str(archive))
     except Exception:  # numpy and zipfile raise many kinds for a damaged file
         return None
 
@@ -139,9 +139,3 @@ def _write_cache(folder: Path, cache: Cache) -> None:
     content = io.BytesIO()
     np.savez(content, **cache._asdict())
     atomic_write(_cache_path(folder), content.getbuffer())
-
-
-def _decode(source: Path, files: dict[str, bytes], state: str, archive: str) -> Cache:
-    """Decode the files of a folder or an archive; UserError names the first that is no image."""
-    labels = np.array([parse_name(name)[1] for name in files])
-    return Cache(np.array(list(files)), labels, decode_files(source, files), state, archive)

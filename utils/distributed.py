@@ -72,8 +72,8 @@ def broadcast(make: Callable[[], Any]) -> Any:
     if rank() == 0:
         try:
             outcome[0] = make()
-        except UserError as error:
-            outcome[1] = error
+        except UserError as refusal:
+            outcome[1] = refusal
     if dist.is_initialized():
         dist.broadcast_object_list(outcome)
     result, error = outcome
