@@ -11,18 +11,15 @@ import main
 from main import RECIPES, Args
 from utils.device import select_device
 from utils.files import UserError
-from utils.settings import Parser, add_settings, given_settings
 
 
 @pytest.fixture
-def parse():
+def parse(monkeypatch):
     """Return the settings that main.py's flags give."""
 
     def run(*flags):
-        parser = Parser()
-        add_settings(parser, Args, RECIPES)
-        parsed = parser.parse_args([str(flag) for flag in flags])
-        return given_settings(parsed, Args, RECIPES)
+        monkeypatch.setattr("sys.argv", ["main.py", *map(str, flags)])
+        return main.parse_flags()[2]
 
     return run
 

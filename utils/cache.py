@@ -92,8 +92,7 @@ def _extract(archives: list[Path], folder: Path) -> None:
     aside.mkdir()
     try:
         for name, content in progress(files.items(), f"writing {folder}"):
-            with open(aside / name, "wb") as file:
-                file.write(content)
+            (aside / name).write_bytes(content)
         names, state, archive = np.array(list(files)), fingerprint(aside), _digest(archives[0])
         _write_cache(folder, Cache(names, images, labels, state, archive))
         aside.rename(folder)
