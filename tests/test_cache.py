@@ -81,7 +81,7 @@ def test_without_room_for_a_cache_a_folder_is_read_all_the_same(fresh, capfd):
     with full_disk(100_000):
         assert torch.equal(MNIST(FOLDER).images, as_files(FOLDER)[0])
     line = capfd.readouterr().err
-    assert line.startswith("note: no cache") and line.count("\n") == 1
+    assert line.startswith("warning: no cache") and line.count("\n") == 1
 
 
 # --- The folder and its archive do not agree --------------------------------------------------

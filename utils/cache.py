@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +59,7 @@ def load_images(folder: Path) -> Cache:
         try:
             _write_cache(folder, cache)
         except UserError as error:
-            print(f"note: no cache, the next start decodes again: {error}", file=sys.stderr)
+            warn(f"no cache, the next start decodes again: {error}")
     if archives and not cache.archive:
         warn(f"{folder} may lack images of {archives[0]}; remove the folder to extract that")
     elif archives and cache.archive != _digest(archives[0]):

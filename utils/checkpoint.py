@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from utils.classes import CLASSES
-from utils.distributed import rank
+from utils.distributed import rank, warn
 from utils.files import UserError, acquire_lock, atomic_write
 
 RUNS = Path("runs")
@@ -164,7 +163,7 @@ def _write_metrics(folder: Path, history: History) -> None:
     try:
         atomic_write(folder / "metrics.csv", text.getvalue().encode())
     except UserError as error:  # on Windows while Excel has it open; nothing depends on it
-        print(f"warning: {error}", file=sys.stderr)
+        warn(str(error))
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
