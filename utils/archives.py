@@ -115,9 +115,7 @@ def read_archive(path: Path, folder: str = "") -> tuple[str, dict[str, bytes]]:
             longest = tarfile.BLOCKSIZE + tarfile.RECORDSIZE
             if not tarfile.BLOCKSIZE <= len(rest) <= longest or any(rest):
                 raise ValueError("the archive breaks off or is damaged after this member")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such archive") from error
-    except (MemoryError, PermissionError):
+    except (MemoryError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # tarfile and the compressions raise many kinds for damaged files
         raise UserError(

@@ -40,10 +40,8 @@ def setting(
 def check_settings(args: Any) -> None:
     """Give settings their types; UserError for the first that its line does not allow."""
     for field in dataclasses.fields(args):
-        value, limits = getattr(args, field.name), field.metadata
-        if field.type in KINDS:
-            value = _convert(field.name, value, field.type)
-            setattr(args, field.name, value)
+        value, limits = _convert(args, field), field.metadata
+        setattr(args, field.name, value)
         if limits["choices"]:
             check_choice(field.name, value, limits["choices"])
         # Infinities fail the strict comparisons, NaN all of them.
@@ -55,19 +53,17 @@ def check_settings(args: Any) -> None:
             raise UserError(f"--{field.name} {value}: must be {' and '.join(parts)}")
 
 
-def _convert(name: str, value: Any, kind: Any) -> Any:
+def _convert(args: Any, field: Any) -> Any:
     """Return a setting's value in its type: a notebook may give NumPy's numbers, or 1 for 1.0.
 
     Raises:
         UserError: if the type can't say the same.
     """
-    converted = None
-    if isinstance(value, str) == (kind is str):
-        with suppress(TypeError, ValueError, OverflowError):
-            converted = kind(value)
-    if converted is None or converted != value:
-        raise UserError(f"--{name} {value!r}: must be {KINDS[kind]}")
-    return converted
+    value, kind = getattr(args, field.name), field.type
+    with suppress(TypeError, ValueError, OverflowError):
+        if isinstance(value, str) == (kind is str) and kind(value) == value:
+            return kind(value)
+    raise UserError(f"--{field.name} {value!r}: must be {KINDS[kind]}")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
