@@ -27,26 +27,21 @@ class NoOptimizer:
     step = zero_grad
 
 
-def fake_epoch(model_type, recipe, monkeypatch):
-    """Train and test an epoch of a recipe on fake CUDA tensors; returns the sums left to read."""
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("model_type", MODELS)
+def test_an_epoch_stays_on_the_gpu(model_type, recipe, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", lambda _: None)
     monkeypatch.setattr(main, "_means", lambda sums, batches: sums)
+    args = Args(**RECIPES[recipe] | {"model_type": model_type})
     with FakeTensorMode():
         with CUDA:
             model = MODELS[model_type]()
-        args = Args(**RECIPES[recipe] | {"model_type": model_type})
         loaded = Split(torch.zeros(150, 28, 28, dtype=torch.uint8), torch.zeros(150).long())
         split = prepare(loaded, args.deskew, CUDA)
         augmentation = make_augmentation(args, CUDA)
         batches = Batches(split, args.batch_size, torch.Generator(), augmentation)
-        return (
+        for sums in (
             main.train(model, batches, NoOptimizer(), args),
             main.test(model, Batches(split, 100)),
-        )
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("model_type", MODELS)
-def test_an_epoch_stays_on_the_gpu(model_type, recipe, monkeypatch):
-    for sums in fake_epoch(model_type, recipe, monkeypatch):
-        assert sums.device.type == "cuda" and sums.shape == (2,)
+        ):
+            assert sums.device.type == "cuda" and sums.shape == (2,)

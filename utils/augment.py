@@ -63,11 +63,10 @@ class Augmentation:
     """
 
     def __init__(self, args: Any, device: torch.device) -> None:
-        self.rotate, self.shift, self.stretch = math.radians(args.rotate), args.shift, args.stretch
-        self.shear, self.elastic = args.shear, args.elastic
+        self.args = args
         knots = torch.eye(KNOTS**2).view(-1, 1, KNOTS, KNOTS)
         bumps = F.interpolate(knots, (SIDE, SIDE), mode="bicubic", align_corners=True)
-        maps = torch.cat([_affine_maps(), bumps.squeeze(1)]) if self.elastic else _affine_maps()
+        maps = torch.cat([_affine_maps(), bumps.squeeze(1)]) if args.elastic else _affine_maps()
         self.maps = maps.flatten(1).to(device)
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -75,11 +74,11 @@ class Augmentation:
 
         Uniform within the limits; those of the elastic field are normal.
         """
-        uniform = 2 * torch.rand(6, count, generator=generator) - 1
-        angle, shear = self.rotate * uniform[0], self.shear * uniform[1]
-        width, height = 1 + self.stretch * uniform[2:4]
+        args, uniform = self.args, 2 * torch.rand(6, count, generator=generator) - 1
+        angle, shear = math.radians(args.rotate) * uniform[0], args.shear * uniform[1]
+        width, height = 1 + args.stretch * uniform[2:4]
         pixel = 2 / SIDE  # in the coordinates of the grid
-        right, down = self.shift * pixel * uniform[4:6]
+        right, down = args.shift * pixel * uniform[4:6]
         cos, sin = angle.cos(), angle.sin()
         # Rotation times shear times scale, then the shift.
         affine = torch.stack(
@@ -89,9 +88,9 @@ class Augmentation:
             ],
             dim=1,
         ).view(count, 2, 3)
-        if not self.elastic:
+        if not args.elastic:
             return affine
-        field = torch.randn(count, 2, KNOTS**2, generator=generator) * (self.elastic * pixel)
+        field = torch.randn(count, 2, KNOTS**2, generator=generator) * (args.elastic * pixel)
         return torch.cat([affine, field], dim=2)
 
     def __call__(self, images: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
