@@ -33,6 +33,8 @@ def _explain_missing_package(kind: type, error: Any, traceback: Any) -> None:
 
 if IS_COMMAND:
     sys.excepthook = _explain_missing_package
+    if not sys.stderr:  # closed, as for a daemon: progress bars want one
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     # Ctrl-C ends the imports without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Plots are files: a window system that is set for other programs may be missing here.
@@ -56,7 +58,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     code = 0
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout:  # None if it is closed
+            sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
         code = 2

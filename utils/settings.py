@@ -40,8 +40,9 @@ def setting(
 def check_settings(args: Any) -> None:
     """Give settings their types; UserError for the first that its line does not allow."""
     for field in dataclasses.fields(args):
-        value, limits = _convert(args, field), field.metadata
-        setattr(args, field.name, value)
+        if field.type in KINDS:
+            setattr(args, field.name, _convert(args, field))
+        value, limits = getattr(args, field.name), field.metadata
         if limits["choices"]:
             check_choice(field.name, value, limits["choices"])
         # Infinities fail the strict comparisons, NaN all of them.
