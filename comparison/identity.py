@@ -30,19 +30,19 @@ NO_NUMBERS = [
     for name in ("checkpoint", "command", "files", "metrics", "plots", "settings")
 ]
 # Settings and data count by their values, and each network for itself.
-BY_VALUE = {"Args", "RECIPES", "MODELS", "load_splits", "digest"}
+BY_VALUE = {"RECIPES", "MODELS", "load_splits", "digest"}
 # Settings that name a run within its group, or that stand in its identity in another form.
 OTHERWISE = ("model_type", "seed", "data_dir", "device", "threads")
 
 
-def source_of(code: str, path: str = "") -> list[str]:
-    """Return code and the source of all that it uses in this project's files, and in one more.
+def source_of(code: str, path: Path) -> list[str]:
+    """Return code and the source of all that it uses in a file and in those that it imports.
 
     That is found by its name alone: of two definitions with the same name both count.
     """
-    definitions = _project(path)
-    sources, seen = set(), BY_VALUE | {""}
-    pending: list[ast.AST] = [ast.parse(code), *definitions.get("", [])]
+    definitions = _definitions(path)
+    sources, seen = set(), BY_VALUE.copy()
+    pending: list[ast.AST] = [ast.parse(code), *definitions[""]]
     while pending:
         statement = pending.pop()
         sources.add(ast.unparse(statement))
@@ -53,30 +53,50 @@ def source_of(code: str, path: str = "") -> list[str]:
 
 
 @functools.cache
-def _project(path: str) -> dict[str, list[ast.AST]]:
-    """Return what all files that count say of each name, see _add_definitions()."""
-    files = _imported(ROOT / "main.py")
-    for name in NO_NUMBERS:
-        files.pop(ROOT / name, None)
-    if path:
-        files[Path(path)] = ast.parse(Path(path).read_bytes())
-    definitions: dict[str, list[ast.AST]] = {}
-    for tree in files.values():
+def _definitions(path: Path) -> dict[str, list[ast.AST]]:
+    """Return what a file and those that it imports say of each name, without docstrings.
+
+    Calls stand under "", and so does what is within an if or a try. Of Args only the methods count.
+    """
+    definitions: dict[str, list[ast.AST]] = {"": []}
+    for tree in _imported(path):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+                node.body = node.body[1:] or [ast.Pass()]
+            if isinstance(node, ast.ClassDef) and node.name == "Args":
+                node.body = [part for part in node.body if not isinstance(part, ast.AnnAssign)]
+            if isinstance(node, ast.alias) and node.asname:
+                definitions.setdefault(node.asname, []).append(node)
         for statement in tree.body:
-            _add_definitions(definitions, statement)
+            for name in _defined(statement):
+                definitions.setdefault(name, []).append(statement)
     return definitions
 
 
-def _imported(path: Path) -> dict[Path, ast.Module]:
+def _defined(statement: ast.stmt) -> set[str]:
+    """Return the names that a statement at the top of a file defines, or puts something into."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+    if call or hasattr(statement, "body"):
+        return set() if "__main__" in ast.unparse(statement) else {""}
+    nodes = ast.walk(statement)
+    stored = [node for node in nodes if isinstance(getattr(node, "ctx", None), ast.Store)]
+    return set().union(*map(_names, stored))
+
+
+def _imported(path: Path) -> list[ast.Module]:
     """Return a file and those of this folder that it imports, people's own too, parsed."""
-    files: dict[Path, ast.Module] = {}
+    trees = []
+    seen = {ROOT / name for name in NO_NUMBERS}
     pending = [path]
     while pending:
         file = pending.pop()
-        if file in files or not file.is_file():
+        if file in seen or not file.is_file():
             continue
-        files[file] = ast.parse(file.read_bytes())
-        for node in ast.walk(files[file]):
+        seen.add(file)
+        trees.append(ast.parse(file.read_bytes()))
+        for node in ast.walk(trees[-1]):
             if isinstance(node, ast.Import):
                 places = [ROOT.joinpath(*alias.name.split(".")) for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -88,47 +108,13 @@ def _imported(path: Path) -> dict[Path, ast.Module]:
             for place in places:
                 package = place / "__init__.py", place.parent / "__init__.py"
                 pending += [place.with_suffix(".py"), *package]
-    return files
+    return trees
 
 
-def _names(statement: ast.AST) -> set[str]:
-    """Return all names in a statement."""
-    names = set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name):
-            names.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            names.add(node.attr)
-        elif isinstance(node, ast.alias):
-            names.add(node.name)
-    return names
-
-
-def _add_definitions(definitions: dict[str, list[ast.AST]], statement: ast.stmt) -> None:
-    """Add a file's statement, without docstrings, to what is said of each name.
-
-    That is what a name is, and what is put into it. Calls stand under "", and so does what is
-    within an if or a try. Of a class that counts by its value the methods stand under theirs.
-    """
-    definition = isinstance(statement, ast.FunctionDef | ast.ClassDef)
-    call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
-    block = hasattr(statement, "body") and not definition
-    names = {""} if call or (block and "__main__" not in ast.unparse(statement)) else set()
-    for node in ast.walk(statement):
-        if isinstance(getattr(node, "ctx", None), ast.Store):
-            names |= _names(node)
-        if isinstance(node, ast.alias) and node.asname:
-            definitions.setdefault(node.asname, []).append(node)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        names = {statement.name}
-    if isinstance(statement, ast.ClassDef) and statement.name in BY_VALUE:
-        for method in statement.body:
-            if isinstance(method, ast.FunctionDef):
-                _add_definitions(definitions, method)
-    for name in names:
-        definitions.setdefault(name, []).append(statement)
+def _names(tree: ast.AST) -> set[str]:
+    """Return all names in a statement or a part of it."""
+    kinds = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name"}
+    return {getattr(node, kinds[type(node)]) for node in ast.walk(tree) if type(node) in kinds}
 
 
 def _key(content: Any) -> str:
@@ -153,7 +139,7 @@ def group_folder(args: Any, data: Sequence[str], run: Callable = main.run) -> Pa
         settings["init"] = hashlib.sha256(find_weights(args.init).read_bytes()).hexdigest()
     identity = {
         "settings": settings,
-        "code": source_of(run.__name__, inspect.getfile(run)),
+        "code": source_of(run.__name__, Path(inspect.getfile(run))),
         "data": list(data),
         "device": select_device(args.device).type,
         "threads": args.threads,
@@ -165,22 +151,17 @@ def group_folder(args: Any, data: Sequence[str], run: Callable = main.run) -> Pa
 
 def run_folder(args: Any, group: Path) -> Path:
     """Return the folder of a run within its group: the network, its code's digest, the seed."""
-    key = _key(source_of(_entry(args.model_type)))
+    key = _key(source_of(_entry(args.model_type), ROOT / "main.py"))
     return group / f"{args.model_type}-{key}-seed{args.seed}"
 
 
 def _entry(model_type: str) -> str:
-    """Return what model.py puts into MODELS for a network; all of MODELS if that is unclear."""
-    statements = _project("")["MODELS"]
-    found: list[ast.AST] = []
+    """Return what model.py has in MODELS for a network; all of MODELS and its name if unclear."""
+    statements = _definitions(ROOT / "main.py")["MODELS"]
     for node in (node for statement in statements for node in ast.walk(statement)):
-        pairs: list[tuple[Any, ast.expr]] = []
         if isinstance(node, ast.Dict):
-            pairs = list(zip(node.keys, node.values, strict=True))
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-            pairs = [(node.targets[0].slice, node.value)]
-        found += [v for key, v in pairs if getattr(key, "value", None) == model_type]
-    if not found:  # such as what a decorator registers
-        name = getattr(main.MODELS.get(model_type), "__name__", model_type)
-        found = [*statements, ast.Name(name)]
-    return "\n".join(map(ast.unparse, found))
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == model_type:
+                    return ast.unparse(value)
+    name = getattr(main.MODELS[model_type], "__name__", "")  # such as what a decorator registers
+    return "\n".join([*map(ast.unparse, statements), name])

@@ -1,9 +1,12 @@
 """comparison/identity.py: what makes two runs the same."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import copy_code
 
+import main
 from comparison import identity
 from comparison.identity import group_folder, run_folder
 from main import Args
@@ -16,14 +19,15 @@ def code(tmp_path, monkeypatch):
     """A copy of the code, whose identity is asked for."""
     copy_code(tmp_path, "*.py", "utils/*.py")
     monkeypatch.setattr(identity, "ROOT", tmp_path)
-    yield tmp_path
-    identity._project.cache_clear()
+    where = SimpleNamespace(getfile=lambda function: tmp_path / "main.py")
+    monkeypatch.setattr(identity, "inspect", where)
+    return tmp_path
 
 
 def folder(model_type="LeNet5", **settings):
     """Return the folder of a run."""
-    identity._project.cache_clear()
-    args = Args(model_type, device="cpu", **settings)
+    args = Args(device="cpu", **settings)
+    args.model_type = model_type  # which only the copy may know
     return run_folder(args, group_folder(args, DATA))
 
 
@@ -31,65 +35,69 @@ def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+    identity._definitions.cache_clear()
 
 
-@pytest.mark.parametrize("name, old, new", [
-    ("model.py", "x = F.relu(self.fc1(x.flatten(1)))", "x = self.fc1(x.flatten(1))"),
-    ("main.py", "optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=False)"),
-    ("main.py", "EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 500"),
-    ("dataset.py", "MEAN, STD = 0.1307, 0.3081", "MEAN, STD = 0.5, 0.5"),
-    ("utils/augment.py", "KNOTS = 4", "KNOTS = 5"),
-    ("utils/device.py", 'debug_mode("error")', 'debug_mode("warn")'),
-    ("utils/classes.py", '"0123456789"', '"abcdefghij"'),
-])  # fmt: skip
-def test_other_code_is_another_run(code, name, old, new):
-    before = folder()
-    edit(code / name, old, new)
-    assert folder() != before
+def test_other_code_is_another_run(code):
+    folders = [folder()]
+    for name, old, new in (
+        ("model.py", "x = F.relu(self.fc1(x.flatten(1)))", "x = self.fc1(x.flatten(1))"),
+        ("main.py", "optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=False)"),
+        ("main.py", "EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 500"),
+        ("dataset.py", "MEAN, STD = 0.1307, 0.3081", "MEAN, STD = 0.5, 0.5"),
+        ("utils/augment.py", "KNOTS = 4", "KNOTS = 5"),
+        ("utils/device.py", 'debug_mode("error")', 'debug_mode("warn")'),
+        ("utils/classes.py", '"0123456789"', '"abcdefghij"'),
+    ):
+        edit(code / name, old, new)
+        folders.append(folder())
+        assert folders[-1] != folders[-2], old
 
 
-@pytest.mark.parametrize("module, indent", [
-    ("my.losses", ""), ("metrics", ""), ("experiments.losses", ""), ("losses", "    "),
-])  # fmt: skip
+@pytest.mark.parametrize("module, indent", [("my.losses", ""), ("metrics", ""), ("losses", "    ")])
 def test_code_in_a_file_of_ones_own_counts(code, module, indent):
     path = code / f"{module.replace('.', '/')}.py"
     path.parent.mkdir(exist_ok=True)
-    path.write_text("def focal(logits, labels): return logits")
+    path.write_text("from .deeper import focal")
+    (path.parent / "deeper.py").write_text("def focal(logits, labels): return logits")
     edit(code / "main.py", "loss = F.cross_entropy", "loss = smooth")
-    place = "import torch\n" if not indent else "    logits = model(images)\n"
-    imports = f"{place}{indent}from {module} import focal as smooth\n"
-    edit(code / "main.py", place, imports)
+    place = "    logits = model(images)\n" if indent else "import torch\n"
+    edit(code / "main.py", place, f"{place}{indent}from {module} import focal as smooth\n")
     before = folder()
-    edit(path, "return logits", "return labels")
+    edit(path.parent / "deeper.py", "return logits", "return labels")
     assert folder() != before
 
 
-@pytest.mark.parametrize("name, place, statement, old, new", [
-    ("main.py", "BEST:", "GAMMA = 2.0\nGAMMA = GAMMA * 2", "2.0", "3.0"),
-    ("main.py", "BEST:", "torch.set_flush_denormal(True)", "True", "False"),
-    ("main.py", "BEST:", "if torch:\n    torch.set_flush_denormal(True)\n", "True", "False"),
-    ("model.py", "PALETTE", "LeNet5.forward = CustomMLP.forward", "CustomMLP", "LeNet5"),
-    ("main.py", "    def __post", "    @property\n    def scaled(self): return 1\n", "1", "2"),
-])  # fmt: skip
-def test_every_statement_that_says_what_a_name_is_counts(code, name, place, statement, old, new):
+def test_every_statement_that_says_what_a_name_is_counts(code):
     edit(code / "main.py", "optimizer.zero_grad()", "optimizer.zero_grad(GAMMA, args.scaled)")
-    edit(code / name, place, f"{statement}\n{place}")
-    before = folder()
-    edit(code / name, statement, statement.replace(old, new))
-    assert folder() != before
+    statements = (
+        ("main.py", "BEST:", "GAMMA = 2.0\nGAMMA = GAMMA * 2\n", "2.0", "3.0"),
+        ("main.py", "BEST:", "torch.set_flush_denormal(True)\n", "True", "False"),
+        ("main.py", "BEST:", "if torch:\n    torch.set_num_threads(8)\n", "8", "9"),
+        ("main.py", "    def __post", "    @property\n    def scaled(self): return 1\n", "1", "2"),
+        ("model.py", "PALETTE", "LeNet5.forward = CustomMLP.forward\n", "CustomMLP", "LeNet5"),
+    )
+    for name, place, statement, *_ in statements:
+        edit(code / name, place, f"{statement}{place}")
+    folders = [folder()]
+    for name, _, statement, old, new in statements:
+        edit(code / name, statement, statement.replace(old, new))
+        folders.append(folder())
+        assert folders[-1] != folders[-2], statement
 
 
-@pytest.mark.parametrize("line", ['MODELS["MyNet"] = MyNet', 'MODELS |= {"MyNet": MyNet}'])
-def test_a_network_may_be_added_by_a_line_of_its_own(code, line):
-    network = "class MyNet(LeNet5):\n    width = 1\n\n\n"
-    edit(code / "model.py", "PALETTE", f"{network}{line}\nPALETTE")
-    mine = Args()
-    mine.model_type = "MyNet"
-    before, other = folder(), run_folder(mine, code)
+@pytest.mark.parametrize("line", [
+    'MODELS["MyNet"] = MyNet', 'MODELS |= {"MyNet": MyNet}',
+    'MODELS["MyNet"] = functools.partial(MyNet, 8)',
+])  # fmt: skip
+def test_a_network_may_be_added_by_a_line_of_its_own(code, monkeypatch, line):
+    edit(code / "model.py", "PALETTE", f"class MyNet(LeNet5):\n    width = 1\n\n\n{line}\nPALETTE")
+    monkeypatch.setitem(main.MODELS, "MyNet", type("MyNet", (), {}))
+    lenet, mine = folder(), folder("MyNet")
     edit(code / "model.py", "width = 1", "width = 2")
-    assert folder() == before and run_folder(mine, code) != other
+    assert folder().name == lenet.name and folder("MyNet") != mine
     edit(code / "model.py", "x = F.relu(self.fc2(x))", "x = self.fc2(x)")
-    assert folder() != before
+    assert folder() != lenet
 
 
 @pytest.mark.parametrize("made, other", [
@@ -128,26 +136,21 @@ def test_another_network_or_text_for_people_changes_nothing(code):
     assert folder("CustomMLP").parent == other.parent  # still the same comparison
 
 
-def test_settings_data_device_threads_processes_and_pytorch_are_part_of_it(monkeypatch):
+def test_settings_data_device_threads_processes_and_pytorch_are_part_of_it(monkeypatch, tmp_path):
     before = folder()
     assert folder(data_dir="elsewhere") == before
-    others = [folder(**{name: value}) for name, value in (
-        ("lr", 0.5), ("deskew", True), ("threads", 2), ("epochs", 3), ("seed", 7),
-        ("model_type", "CustomMLP"))]  # fmt: skip
+    assert folder(seed=7).parent == folder("CustomMLP").parent == before.parent
+    settings = {"lr": 0.5, "deskew": True, "threads": 2, "epochs": 3, "seed": 7,
+                "model_type": "CustomMLP"}  # fmt: skip
+    others = [folder(**{name: value}) for name, value in settings.items()]
+    for name in ("weights", "copy", "other weights"):
+        (tmp_path / name).write_text(name.replace("copy", "weights"))
+        others.append(folder(init=str(tmp_path / name)))
+    assert others[-3] == others.pop(-2)  # what the file holds, not where it lies
     others.append(group_folder(Args(device="cpu"), ("a digest", "of other labels")))
     monkeypatch.setattr(identity, "world_size", lambda: 2)
     others.append(folder())
     monkeypatch.setattr(identity, "select_device", lambda _: torch.device("cuda"))
     others.append(folder())
     monkeypatch.setattr("torch.__version__", "0.0")
-    assert len({before, *others, folder()}) == 11
-    assert folder(seed=7).parent == folder("CustomMLP").parent == folder().parent
-
-
-def test_initial_weights_count_by_what_they_are(tmp_path):
-    first, other, copy = (tmp_path / f"{name}.pt" for name in ("first", "other", "copy"))
-    first.write_bytes(b"weights")
-    other.write_bytes(b"other weights")
-    copy.write_bytes(b"weights")
-    assert folder(init=str(first)) == folder(init=str(copy))
-    assert len({folder(), folder(init=str(first)), folder(init=str(other))}) == 3
+    assert len({before, *others, folder()}) == 13
