@@ -42,7 +42,6 @@ from utils.archives import (
     read_archive,
     warn_of_paper,
 )
-from utils.checkpoint import load_weights
 from utils.classes import CLASSES
 from utils.distributed import warn
 from utils.files import PLOTS, UserError, acquire_lock, atomic_write, named, write_all
@@ -232,14 +231,14 @@ def write_page(path: Path, run: str | None) -> None:
     if run is not None:
         classifier = load_classifier(run)
         classifiers[classifier.model_type] = classifier
-        origin = describe_origin(run, classifier)
+        origin = describe_origin(classifier)
     atomic_write(path, page.render_page(classifiers, *shipped_test_images(), origin).encode())
     print(path)
 
 
-def describe_origin(run: str, classifier: Classifier) -> str:
+def describe_origin(classifier: Classifier) -> str:
     """Return which run this is, its number of images if it is known, its initial weights."""
-    settings, _ = load_weights(run)
+    settings = classifier.settings
     parts = [f"{TITLES[classifier.model_type]} is run {classifier.name}"]
     if settings["images"]:
         parts.append(f"trained on {settings['images']:,} images")

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,32 +24,27 @@ class Classifier(nn.Module):
     """A trained network, and how images are prepared for it.
 
     Args:
-        model_type: name of the network.
-        deskewed: whether it was trained on deskewed images.
+        settings: of its run: its network; whether that was trained on deskewed images; the
+            temperature that divides the logits, so that the softmax of what forward() returns is
+            calibrated (Guo et al., "On calibration of modern neural networks", 2017).
         weights: its state dict.
         source: their file, for errors; its run gives the classifier its name, or else it does.
-        temperature: divides the logits, so that the softmax of what forward() returns is
-            calibrated (Guo et al., "On calibration of modern neural networks", 2017).
 
     Raises:
         UserError: if there is no such network in model.py, or the weights do not fit it.
     """
 
     def __init__(
-        self,
-        model_type: str,
-        deskewed: bool,
-        weights: dict[str, torch.Tensor],
-        source: str,
-        temperature: float = 1.0,
+        self, settings: dict[str, Any], weights: dict[str, torch.Tensor], source: str
     ) -> None:
         super().__init__()
-        if model_type not in MODELS:
-            raise UserError(f"{source}: its network {model_type} is not in model.py")
-        self.model_type, self.deskewed, self.temperature = model_type, deskewed, temperature
+        self.settings, self.model_type = settings, settings["model_type"]
+        self.deskewed, self.temperature = settings["deskew"], settings["temperature"]
+        if self.model_type not in MODELS:
+            raise UserError(f"{source}: its network {self.model_type} is not in model.py")
         path = Path(source).resolve()
         self.name = path.parent.name if path.name == "checkpoint.pt" else path.stem
-        self.network = MODELS[model_type]()
+        self.network = MODELS[self.model_type]()
         put_weights(self.network, weights, source)
         self.eval()
 
@@ -66,10 +62,7 @@ def load_classifier(source: str | Path) -> Classifier:
         UserError: if it is missing, damaged, or of another network than model.py has.
     """
     path = str(find_weights(str(source)))
-    settings, weights = load_weights(path)
-    return Classifier(
-        settings["model_type"], settings["deskew"], weights, path, settings["temperature"]
-    )
+    return Classifier(*load_weights(path), path)
 
 
 @torch.inference_mode()

@@ -39,8 +39,6 @@ def open_picture(path: Path) -> Image.Image:
         raise UserError(f"{path}: is a folder; name the pictures in it")
     try:
         content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     Image.init()  # so that it knows the formats that this Pillow can open
@@ -56,10 +54,7 @@ def open_picture(path: Path) -> Image.Image:
         ):
             pages = getattr(image, "n_frames", 1) if image.format in PAGED else 1
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(
-                    f"{path}: {image.width}x{image.height} pixels are more than "
-                    f"{MAX_PIXELS:,}; make it smaller"
-                )
+                raise Image.DecompressionBombError
             image.load()
             picture = _flatten(_set_upright(image))
             picture.info["pages"] = pages
@@ -68,7 +63,7 @@ def open_picture(path: Path) -> Image.Image:
         raise UserError(f"{path}: not a picture, or damaged") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
-    except (UserError, MemoryError, ImportError):
+    except (MemoryError, ImportError):
         raise
     except Exception as error:  # a broken file makes Pillow raise almost anything
         reason = str(error).replace("\n", " ") or type(error).__name__

@@ -194,7 +194,8 @@ def test_logits_are_those_of_pytorch(page, classifiers, images):
     for (name, classifier), both in zip(classifiers.items(), computed, strict=True):
         weights = classifier.network.state_dict()
         for deskewed, logits in zip((False, True), both, strict=True):
-            same = Classifier(name, deskewed, weights, "", classifier.temperature)
+            same = Classifier(classifier.settings | {"deskew": deskewed}, weights, name)
+            same.temperature = classifier.temperature
             assert np.abs(logits - classify(same, images[:30]).numpy()).max() < 1e-3, name
 
 

@@ -292,7 +292,7 @@ def test_transparent_parts_are_paper(tmp_path, ink):
 
 def test_what_is_no_picture_is_named(tmp_path):
     cases = {
-        "none.png": (None, "no such file"),
+        "none.png": (None, "No such file"),
         "empty.png": (b"", "not a picture"),
         "text.jpg": (b"seven", "not a picture"),
         "cut.jpg": (None, "damaged"),

@@ -67,7 +67,7 @@ def test_own_run_predicts_as_it_did_in_training(small, cli, empty_plots):
     figures = f"loss {row['test_loss']:.4f}, accuracy {row['test_accuracy']:.2f} %"
     assert (code, err) == (0, "") and out.startswith(f"mine on data/test: 100 images, {figures}")
     Path("data").unlink()  # what the folder holds today does not matter
-    text = predict.describe_origin("mine", predict.load_classifier("mine"))
+    text = predict.describe_origin(predict.load_classifier("mine"))
     assert text == "CustomMLP is run mine, trained on 300 images."
 
 
