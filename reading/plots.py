@@ -50,12 +50,15 @@ def plot_predictions(previews: Sequence[Preview]) -> bytes:
     width = max(picture[0] + tiles[0] for picture, tiles in sizes) + 3 * MARGIN
     height = sum(max(picture[1], tiles[1]) + TITLE for picture, tiles in sizes) + MARGIN
     figure, top = Figure(figsize=(width, height)), 0.0
+    axis = figure.add_axes((0, 0, 1, 1))  # in which all is drawn, in inches
+    axis.axis("off")
     for preview, (picture, tiles) in zip(previews, sizes, strict=True):
         top += TITLE
-        _draw_picture(_add_axes(figure, MARGIN, top, *picture), preview)
+        _draw_picture(axis, MARGIN, top, preview, picture)
         if any(tiles):
-            _draw_tiles(_add_axes(figure, picture[0] + 2 * MARGIN, top, *tiles), preview)
+            _draw_tiles(axis, picture[0] + 2 * MARGIN, top, preview.digits)
         top += max(picture[1], tiles[1])
+    axis.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return to_png(figure)
 
 
@@ -70,46 +73,38 @@ def _sizes(preview: Preview) -> tuple[tuple[float, float], tuple[float, float]]:
     return (scale * preview.size[0], scale * preview.size[1]), tiles
 
 
-def _add_axes(figure: Any, left: float, top: float, width: float, height: float) -> Any:
-    """Add axes without ticks to a figure; left and top are the distances from its edges."""
-    figure_width, figure_height = figure.get_size_inches()
-    y = (figure_height - top - height) / figure_height
-    axis = figure.add_axes(
-        (left / figure_width, y, width / figure_width, height / figure_height), xticks=[], yticks=[]
-    )
-    axis.set_frame_on(False)
-    return axis
-
-
-def _draw_picture(axis: Any, preview: Preview) -> None:
+def _draw_picture(
+    axis: Any, left: float, top: float, preview: Preview, shape: tuple[float, float]
+) -> None:
     from matplotlib.patches import Rectangle
 
     from utils.plots import drawable
 
-    width, height = preview.size
-    axis.imshow(preview.picture, extent=(0, width, height, 0), aspect="auto")
-    points = 72 * axis.bbox.height / axis.figure.dpi / height  # per pixel
+    width, height = shape
+    axis.imshow(preview.picture, extent=(left, left + width, top + height, top))
+    axis.text(left, top - 0.22, drawable(preview.name), size=11, parse_math=False)
+    scale = width / preview.size[0]  # inches per pixel
     for digit in preview.digits:
-        left, top, right, bottom = digit.box
+        x, y, right, bottom = (scale * edge for edge in digit.box)
         text, colour = drawable(name_digit(digit.shares)), COLOUR
         if digit.shares.max() < DOUBTFUL:
             text, colour = f"{text} {int(100 * digit.shares.max())} %", DOUBTFUL_COLOUR
-        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour))
-        size = np.clip(0.35 * (bottom - top) * points, 6, 12)
+        corner = left + x, top + y
+        axis.add_patch(Rectangle(corner, right - x, bottom - y, fill=False, ec=colour))
+        size = np.clip(0.35 * 72 * (bottom - y), 6, 12)  # in points
         label = {"facecolor": colour, "lw": 0, "pad": 1}
-        axis.text(left, top, text, size=size, color="white", va="bottom", bbox=label)
-    axis.set_title(drawable(preview.name), loc="left", size=11, pad=16, parse_math=False)
+        axis.text(*corner, text, size=size, color="white", va="bottom", bbox=label)
 
 
-def _draw_tiles(axis: Any, preview: Preview) -> None:
+def _draw_tiles(axis: Any, left: float, top: float, digits: Sequence[Any]) -> None:
     """Draw digits 1 x 1 in rows, each under its prediction and over bars of its probabilities."""
     from utils.plots import NAMES, drawable
 
     bar = 1 / len(NAMES)
-    for index, digit in enumerate(preview.digits):
+    for index, digit in enumerate(digits):
         shares = digit.shares
         row, column = divmod(index, TILE_COLUMNS)
-        x, y = TILE_WIDTH * column + 0.1, TILE_HEIGHT * row + 0.2
+        x, y = left + TILE_WIDTH * column + 0.1, top + TILE_HEIGHT * row + 0.2
         axis.imshow(digit.image, cmap="gray", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y))
         caption = f"{drawable(name_digit(shares))} ({100 * shares.max():.1f} %)"
         axis.text(x + 0.5, y - 0.03, caption, size=9, ha="center", va="bottom")
@@ -118,5 +113,3 @@ def _draw_tiles(axis: Any, preview: Preview) -> None:
         axis.bar(places, -0.25 * shares - 0.01, 0.8 * bar, bottom=y + 1.3, color=colours)
         for place, name in zip(places, NAMES, strict=True):
             axis.text(place, y + 1.31, name, size=min(6, 60 * bar), ha="center", va="top")
-    _, (width, height) = _sizes(preview)
-    axis.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
