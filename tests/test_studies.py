@@ -1,6 +1,5 @@
 """The studies: their steps and training sets, and short ones with real runs."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,23 @@ from utils.checkpoint import RUNS, load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("empty_plots")
 
+
+def trained(**settings):
+    """Return the last epochs of the runs that a study has trained with these settings."""
+    runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
+    return [run["history"][-1] for run in runs if run["settings"].items() >= settings.items()]
+
+
 # --- Ablation ---------------------------------------------------------------------------------
 
 
 def test_the_steps_lead_from_the_baseline_to_the_best_recipe_and_on_to_record():
     steps, names = ablation.all_steps(), list(ablation.STEPS)
-    assert steps[names[0]] == ("steps", "", {})
+    assert steps[names[0]].settings == main.RECIPES["baseline"]
     assert steps[names[-1]].settings == main.RECIPES["best"]
-    for below, above in pairwise(names):
-        assert steps[above].before == below
-        old, new = steps[below].settings, steps[above].settings
-        assert old != new and old.keys() <= new.keys()  # nothing is taken away
+    assert steps["80 epochs"].settings == main.RECIPES["record"]
+    assert [steps[name].before for name in names] == ["", *names[:-1]]
     assert {steps[name].before for name in [*ablation.KEPT, *ablation.EXTRAS]} == {names[-1]}
-    (kept,) = ablation.KEPT
-    assert steps[kept].settings == main.RECIPES["record"]
 
 
 def test_a_short_ablation_touches_no_test_image_and_is_kept(fresh, cli, monkeypatch, no_processes):
@@ -48,18 +50,12 @@ def test_a_short_ablation_touches_no_test_image_and_is_kept(fresh, cli, monkeypa
     assert study.setup["data"] == "folder data, 200 training and 100 validation images"
     # --epochs leaves no step of 2 epochs.
     assert study.values("step") == ["baseline", "higher lr", "batches of 100"]
-    runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
-    assert len(runs) == 6
-    wanted = {"batch_size": 100, "seed": 1}
-    (run,) = [run for run in runs if run["settings"].items() >= wanted.items()]
-    last = study.accuracies["CustomMLP", "batches of 100"]
-    assert last[1] == run["history"][-1]["val_accuracy"]
+    (last,) = trained(batch_size=100, seed=1)
+    assert study.accuracies["CustomMLP", "batches of 100"][1] == last["val_accuracy"]
     code, out, _ = cli(ablation, *short)
     assert code == 0 and "6 of 8 runs are finished, 2 to train" in out and "| 2 epochs | " in out
-    runs = [load_checkpoint(path.parent) for path in RUNS.glob("compare/*/*/checkpoint.pt")]
-    finals = [run["history"][1]["val_accuracy"] for run in runs if len(run["history"]) == 2]
-    last = load_study(Path("runs/ablation/ablation.json")).accuracies["CustomMLP", "2 epochs"]
-    assert sorted(last) == sorted(finals)
+    study, (last,) = load_study(Path("runs/ablation/ablation.json")), trained(epochs=2, seed=1)
+    assert study.accuracies["CustomMLP", "2 epochs"][1] == last["val_accuracy"]
 
 
 # --- Data size --------------------------------------------------------------------------------
@@ -115,10 +111,8 @@ def test_a_short_study_of_sizes_is_kept_and_resumed(small, cli, no_processes):
     assert data_size.render(study) in out and Path("runs/data_size/data_size.png").exists()
     paths = list(RUNS.glob("compare/*/*/checkpoint.pt"))
     assert len(paths) == 8
-    wanted = {"images": 300, "seed": 1, "rotate": 7.0, "deskew": False, "steps": 5}
-    runs = [load_checkpoint(path.parent) for path in paths]
-    (run,) = [run for run in runs if run["settings"].items() >= wanted.items()]
-    assert study.accuracies["CustomMLP", True, 300][1] == run["history"][-1]["test_accuracy"]
+    (last,) = trained(images=300, seed=1, rotate=7.0, deskew=False, steps=5)
+    assert study.accuracies["CustomMLP", True, 300][1] == last["test_accuracy"]
     # Started again, it trains only what is missing, and that comes out the same.
     before = path.read_bytes()
     for missing in paths[:2]:
@@ -152,11 +146,7 @@ def test_a_short_study_takes_finished_runs_as_they_were_tested(
     study = load_study(Path("runs/robustness/robustness.json"))
     assert robustness.render(study) in out and Path("runs/robustness/robustness.png").exists()
     for recipe, first in robustness.FIRST_SEEDS.items():
-        finals = [
-            load_checkpoint(path)["history"][-1]["test_accuracy"]
-            for seed in (first, first + 1)
-            for path in RUNS.glob(f"compare/*/CustomMLP-*-seed{seed}")
-        ]
+        finals = [trained(seed=seed)[0]["test_accuracy"] for seed in (first, first + 1)]
         unchanged = study.accuracies[recipe, "CustomMLP", "shift", 0]
         assert unchanged.tolist() == pytest.approx(finals)
     moved = study.accuracies["best", "CustomMLP", "shift", 8]
