@@ -1,6 +1,7 @@
 """README.md: its lines run as they stand and leave git clean, its files and links exist."""
 
 import base64
+import contextlib
 import importlib
 import re
 import shutil
@@ -46,29 +47,34 @@ def git(*words):
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.fixture
-def clone(tmp_path, monkeypatch, real):
-    """The working folder as a clone with small archives and the files that a reader has made."""
-    monkeypatch.chdir(tmp_path)
-    copy_code(tmp_path, *CODE)
-    shutil.copytree(ROOT / "data/weights", "data/weights")
-    write_archives(Path("data"), real, 600, 100)
-    images, _ = images_of(real["test"][:20])
-    for number, name in enumerate(("photo", "row", "sheet", "sheet2")):
-        content = photograph(images[5 * number :][:5], np.random.default_rng(number), largest=5)
-        Path(f"{name}.jpg").write_bytes(content)
-    people = {"anna": real["train"][:30], "ben": real["train"][30:50], "carl": real["test"][:20]}
-    for person, members in people.items():
-        split = "test" if person == "carl" else "train"
-        tar = tar_bytes((f"{split}/{name}", content) for name, content in members)
-        Path(f"{person}.tar").write_bytes(tar)
-    Path("my_digits/train").mkdir(parents=True)
-    for name, content in real["train"][:600]:
-        Path("my_digits/train", name).write_bytes(content)
-    git("init", "-q")
-    git("add", "-A", "-f")
-    git("commit", "-qm", "everything")
-    return tmp_path
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, real):
+    """A clone with small archives and the files that a reader has made."""
+    folder = tmp_path_factory.mktemp("clone")
+    with contextlib.chdir(folder):
+        copy_code(folder, *CODE)
+        shutil.copytree(ROOT / "data/weights", "data/weights")
+        write_archives(Path("data"), real, 600, 100)
+        images, _ = images_of(real["test"][:20])
+        for number, name in enumerate(("photo", "row", "sheet", "sheet2")):
+            generator = np.random.default_rng(number)
+            content = photograph(images[5 * number :][:5], generator, largest=5)
+            Path(f"{name}.jpg").write_bytes(content)
+        people = {
+            "anna": ("train", real["train"][:30]),
+            "ben": ("train", real["train"][30:50]),
+            "carl": ("test", real["test"][:20]),
+        }
+        for person, (split, members) in people.items():
+            tar = tar_bytes((f"{split}/{name}", content) for name, content in members)
+            Path(f"{person}.tar").write_bytes(tar)
+        Path("my_digits/train").mkdir(parents=True)
+        for name, content in real["train"][:600]:
+            Path("my_digits/train", name).write_bytes(content)
+        git("init", "-q")
+        git("add", "-A", "-f")
+        git("commit", "-qm", "everything")
+    return folder
 
 
 def lines_to_run():
@@ -81,6 +87,7 @@ def lines_to_run():
 def test_commands_run_and_leave_git_clean(
     clone, run_line, monkeypatch, no_processes, empty_plots, shipped_test_images
 ):
+    monkeypatch.chdir(clone)
     monkeypatch.syspath_prepend(ROOT / "tests")
     benchmark = importlib.import_module("benchmark")
     for name in ("scaling", "peak_memory"):  # these start PyTorch again
@@ -110,6 +117,7 @@ def test_commands_run_and_leave_git_clean(
 
 
 def test_python_blocks_run_in_a_notebook_and_draw_there(clone, monkeypatch):
+    monkeypatch.chdir(clone)
     for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(variable, str(clone.with_name(f"{clone.name} {variable}")))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
