@@ -79,7 +79,11 @@ class Machines:
     def start(self, line, home, *flags):
         name, *words = line.split()  # of the environment, whether that is active or not
         words = [Path(sys.executable).with_name(name), *words, "--no-dashboard", *map(str, flags)]
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "modules")}
+        environment = os.environ | {
+            "PYTHONPATH": str(self.folder / "modules"),
+            # Starts and restarts workers without importing Dask for each.
+            "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",
+        }
         with open(home / "log", "w") as log:
             process = subprocess.Popen(
                 words, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -92,14 +96,8 @@ class Machines:
         flags += ("--local-directory", self.folder / "scratch", "--nworkers", 1)
         return self.start(line, home, *flags)
 
-    def have_workers(self, count):
-        """Start what is missing of so many workers."""
-        for _ in range(len(self.workers()), count):
-            self.start_worker(self.home)
-        wait_for(lambda: len(self.workers()) >= count)
-
-    def workers(self):
-        return self.client.nthreads()
+    def wait_for_workers(self, count):
+        wait_for(lambda: len(self.client.nthreads()) == count)
 
     def count_tasks(self):
         return self.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
@@ -147,7 +145,7 @@ def meanwhile(action):
         future.result()
 
 
-def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
+def test_neither_scheduler_nor_worker_nor_a_checkout(machines, home, cli, monkeypatch):
     monkeypatch.setattr(cluster, "WAIT", 0.5)
     monkeypatch.setattr(cluster, "CONNECT", 0.5)
     for address in ("tcp://127.0.0.1:1", "nowhere"):
@@ -155,47 +153,49 @@ def test_neither_scheduler_nor_worker(machines, home, cli, monkeypatch):
         assert (code, err.count("\n")) == (2, 1) and f"{address}: no scheduler" in err
     code, _, err = cli(compare, *FLAGS, machines.address)
     assert (code, err.count("\n")) == (2, 1) and "no worker for" in err and "dask worker" in err
+    worker = machines.start_worker(machines.folder / "modules", "--no-nanny")
+    machines.wait_for_workers(1)
+    code, _, err = cli(compare, *FLAGS, machines.address)
+    assert (code, err.count("\n")) == (2, 1) and "1 of 1 workers refused" in err
+    assert "modules: not a checkout" in err
     assert not at_gate() and not list(Path("runs").rglob("*.pt"))
+    worker.kill()
+    machines.wait_for_workers(0)
 
 
-def test_a_worker_with_other_code_is_refused_until_it_is_corrected(machines, home, cli):
+def test_code_is_corrected_a_machine_dies_and_results_are_the_local_ones(
+    machines, home, cli, monkeypatch
+):
     ours = (ROOT / "model.py").read_text()
     changed = checkout(machines.folder / "changed")
     (changed / "model.py").unlink()
     (changed / "model.py").write_text(ours.replace("relu", "tanh"))
     (changed / "runs").symlink_to(home / "runs")
     (changed / "data").symlink_to(home / "data")
-    machines.have_workers(1)
-    machines.start_worker(changed)
-    wait_for(lambda: len(machines.workers()) == 2)
-    flags = (*FLAGS, machines.address, "--first_seed", 30, "--seeds", 1)
-    code, _, err = cli(compare, *flags)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "1 of 2 workers refused" in err and f"{changed}: PyTorch" in err
-    assert not list(Path("runs").rglob("*seed30"))
-    (changed / "model.py").write_text(ours)
-    Path("runs/gate").touch()
-    code, _, err = cli(compare, *flags)
-    assert code == 0, err
+    dies, _ = machines.start_worker(home), machines.start_worker(changed)
+    machines.wait_for_workers(2)
+    restart, bars = Client.restart_workers, io.StringIO()
 
-
-def test_a_machine_dies_and_results_are_the_local_ones(machines, home, cli, monkeypatch):
-    machines.have_workers(2)
-    bars = io.StringIO()
-    monkeypatch.setattr(runs, "tqdm", lambda total, **_: tqdm(total=total, file=bars))
+    def correct_and_restart(client, refused, **options):
+        assert len(refused) == 1
+        (changed / "model.py").write_text(ours)
+        return restart(client, refused, **options)
 
     def change_workers():
         wait_for(lambda: len(at_gate()) == 2)
-        refused = machines.start_worker(machines.folder / "modules", "--no-nanny")
-        os.killpg(machines.processes[1].pid, signal.SIGKILL)
-        wait_for(lambda: refused.poll() is not None)
+        late = machines.start_worker(machines.folder / "modules", "--no-nanny")
+        os.killpg(dies.pid, signal.SIGKILL)
+        wait_for(lambda: late.poll() is not None)
         assert "modules: not a checkout" in (machines.folder / "modules/log").read_text()
         Path("runs/gate").touch()
 
+    monkeypatch.setattr(Client, "restart_workers", correct_and_restart)
+    monkeypatch.setattr(runs, "tqdm", lambda total, **_: tqdm(total=total, file=bars))
     words = COMMAND.replace("tcp://HOST:8786", machines.address).split()[2:]
     with meanwhile(change_workers):
         code, out, err = cli(compare, *words, *FLAGS[:-1], "--seeds", "6")
     assert code == 0, err
+    assert (changed / "model.py").read_text() == ours
     assert "| 6 (seeds 0 to 5) |" in out
     shown = bars.getvalue()
     assert "6/6" in shown and "2 workers" in shown
@@ -226,7 +226,8 @@ def test_other_images_runs_or_threads_are_refused(small, monkeypatch, real, tmp_
 
 
 def test_ctrl_c_and_a_lost_scheduler_lose_nothing(machines, home, cli, no_processes):
-    machines.have_workers(1)
+    if not machines.client.nthreads():
+        machines.start_worker(home)
     flags = (*FLAGS, machines.address, "--first_seed", "40", "--seeds", "3")
 
     def end(pid):
