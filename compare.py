@@ -24,7 +24,7 @@ import torch
 
 from comparison import analysis, results, tables
 from comparison.identity import group_folder, run_folder
-from comparison.results import Comparison, NetworkRuns, Predictions, class_accuracies
+from comparison.results import Comparison, NetworkRuns, Predictions
 from comparison.runs import ManyRunsParser, cores, train_all
 from dataset import Split, digest, load_splits, prepare
 from main import RECIPES, Args, run
@@ -79,12 +79,9 @@ def draw_plots(
     prepared = prepare(test, settings["deskew"], torch.device("cpu")).images
     images, labels = prepared.squeeze(1).numpy(), test.labels.numpy()
     note = ", deskewed" if settings["deskew"] else ""
-    classes = {
-        name: class_accuracies(runs, comparison.test_images) for name, runs in networks.items()
-    }
     pictures = {
-        "final": plots.plot_finals({name: runs.accuracies for name, runs in networks.items()}),
-        "digits": plots.plot_classes(classes),
+        "final": plots.plot_finals(networks),
+        "digits": plots.plot_classes(comparison),
         "hard_images": plots.plot_hard_images(
             hard_images(networks), images, labels,
             {name: stats.mode(of.classes).mode for name, of in predictions.items()}, note,

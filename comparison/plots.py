@@ -9,8 +9,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from comparison.results import NetworkRuns
-from comparison.stats import Summary, describe
+from comparison.results import Comparison, NetworkRuns, class_accuracies
+from comparison.stats import describe
 from model import COLOURS, PALETTE, TITLES
 from utils.classes import CLASSES
 from utils.plots import NAMES, drawable, epoch_axis, metric_scale, subplots, to_png
@@ -70,11 +70,11 @@ def draw_rows(axis: Axes, rows: Mapping[str, np.ndarray], colours: Sequence[str]
     axis.grid(axis="x", alpha=0.3)
 
 
-def plot_finals(accuracies: Mapping[str, np.ndarray]) -> bytes:
-    """Draw each network's final accuracies in percent: network -> float [R]."""
-    figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(accuracies)))
-    rows = {TITLES[model_type]: finals for model_type, finals in accuracies.items()}
-    draw_rows(axis, rows, [COLOURS[model_type] for model_type in accuracies])
+def plot_finals(networks: Mapping[str, NetworkRuns]) -> bytes:
+    """Draw the final accuracies of each network's runs."""
+    figure, axis = subplots(figsize=(8, 1.2 + 1.1 * len(networks)))
+    rows = {TITLES[model_type]: runs.accuracies for model_type, runs in networks.items()}
+    draw_rows(axis, rows, [COLOURS[model_type] for model_type in networks])
     axis.set_xlabel("Test accuracy after the last epoch (%)")
     # At least 0.6 points: close-up, differences of few images would look large.
     low, high = axis.get_xlim()
@@ -84,11 +84,12 @@ def plot_finals(accuracies: Mapping[str, np.ndarray]) -> bytes:
     return to_png(figure)
 
 
-def plot_classes(networks: Mapping[str, Mapping[str, Summary]]) -> bytes:
-    """Draw each network's accuracy per class: network -> class -> described accuracy in percent."""
+def plot_classes(comparison: Comparison) -> bytes:
+    """Draw each network's accuracy per class, with its interval."""
     figure, axis = subplots(figsize=(8, 4.4))
-    for place, (model_type, classes) in enumerate(networks.items()):
-        aside = 0.2 * (place - (len(networks) - 1) / 2)
+    for place, (model_type, runs) in enumerate(comparison.networks.items()):
+        classes = class_accuracies(runs, comparison.test_images)
+        aside = 0.2 * (place - (len(comparison.networks) - 1) / 2)
         x = [CLASSES.index(name) + aside for name in classes]
         ends = np.array([summary.ends for summary in classes.values()])
         means = [summary.mean for summary in classes.values()]

@@ -80,21 +80,18 @@ def test_a_column_that_later_epochs_lack_is_drawn_as_far_as_it_goes(drawn):
 
 def test_final_accuracies_are_those_of_the_runs_and_classes(drawn):
     comparison = results("best")
-    plots.plot_finals({name: runs.accuracies for name, runs in comparison.networks.items()})
+    plots.plot_finals(comparison.networks)
     (axis,) = drawn[0].axes
     assert np.diff(axis.get_xticks()).min() >= 0.1 - 1e-9  # ten test images
     dots = [collection.get_offsets()[:, 0].tolist() for collection in axis.collections[::2]]
     assert dots == [runs.accuracies.tolist() for runs in comparison.networks.values()]
-    classes = {
-        name: class_accuracies(runs, comparison.test_images)
-        for name, runs in comparison.networks.items()
-    }
-    plots.plot_classes(classes)
+    plots.plot_classes(comparison)
     (axis,) = drawn[1].axes
     marks = {line.get_label(): line.get_ydata() for line in axis.lines if len(line.get_xdata()) > 2}
-    assert list(marks) == [TITLES[name] for name in classes]
-    for name, of_network in classes.items():
-        assert list(marks[TITLES[name]]) == [summary.mean for summary in of_network.values()]
+    assert list(marks) == [TITLES[name] for name in comparison.networks]
+    for name, runs in comparison.networks.items():
+        classes = class_accuracies(runs, comparison.test_images).values()
+        assert list(marks[TITLES[name]]) == [summary.mean for summary in classes]
 
 
 def test_confusion_shows_means_and_percent(drawn):
