@@ -145,10 +145,10 @@ def is_full(name: str, path: Path) -> bool:
     """
     if name in STUDIES:
         study, published = load_study(path), load_study(RESULTS / f"{name}.json")
-        has_all = study.accuracies.keys() >= published.accuracies.keys()
-        enough = study.setup["seeds"] >= published.setup["seeds"]
         made = ("shipped", "epochs", "steps", "lr", "val_size")
-        return has_all and enough and all(study.setup.get(k) == published.setup.get(k) for k in made)
+        alike = all(study.setup.get(key) == published.setup.get(key) for key in made)
+        has_all = study.accuracies.keys() >= published.accuracies.keys()
+        return alike and has_all and study.setup["seeds"] >= published.setup["seeds"]
     comparison = load_comparison(path)
     models = [RECIPES[name]["model_type"]] if "model_type" in RECIPES[name] else list(MODELS)
     fewest = min(len(runs.seeds) for runs in comparison.networks.values())
