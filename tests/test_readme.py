@@ -124,7 +124,8 @@ def test_python_blocks_run_in_a_notebook_and_draw_there(clone, monkeypatch):
     checks = "[list(images.shape), list(probabilities.shape), len(probabilities.sum(1))]"
     cells = [nbformat.v4.new_code_cell(source) for source in (*blocks, checks)]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=110, resources={"metadata": {"path": str(clone)}}).execute()
+    place = {"metadata": {"path": str(clone)}}
+    NotebookClient(notebook, timeout=110, resources=place, shutdown_kernel="immediate").execute()
     plotting, reading, checking = (cell["outputs"] for cell in notebook.cells)
     assert [output for output in plotting if "image/png" in output.get("data", ())]
     assert "Epoch: 3, " in "".join(output.get("text", "") for output in plotting)
