@@ -23,7 +23,6 @@ from conftest import (
 from PIL import Image
 
 import main
-import predict
 from comparison.stats import describe, format_mean, t_interval
 from main import Args
 
@@ -214,15 +213,3 @@ def test_figures_of_the_published_runs_are_theirs():
         f"from {min(widths):.2f} to {max(widths):.2f} points",
     ):
         assert expected in answer, expected
-
-
-def test_who_misclassifies_alone_with_the_shipped_weights(shipped_test_images):
-    images, labels = shipped_test_images
-    wrong = {}
-    for name in ("LeNet5", "CustomMLP"):
-        classifier = predict.load_classifier(ROOT / f"data/weights/{name}.pt")
-        wrong[name] = predict.classify(classifier, images).argmax(dim=1) != labels
-    first = (wrong["LeNet5"] & ~wrong["CustomMLP"]).sum()
-    second = (wrong["CustomMLP"] & ~wrong["LeNet5"]).sum()
-    expected = f"LeNet-5 alone misclassifies {first} of the 10,000 test images, the MLP"
-    assert f"{expected} alone {second}." in spaced(PAGES["answers"])
