@@ -1,18 +1,10 @@
-"""Chromium, WebKit and Firefox for the tests of the page, behind one small class.
+"""Chromium and WebKit for the tests of the page, driven by WebDriver through selenium."""
 
-Chromium and WebKit are driven by WebDriver through selenium. Firefox speaks WebDriver BiDi itself,
-and runs with privacy.resistFingerprinting, which gives noise for what a page reads from a canvas.
-"""
-
-import json
-import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import websocket
 from selenium import webdriver
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.webkitgtk.service import Service as WebKitService
@@ -21,11 +13,7 @@ CONTROL, ENTER, ESCAPE, TAB, SPACE, RIGHT = "\ue009\ue007\ue00c\ue004\ue00d\ue01
 
 
 class Browser:
-    """A browser window.
-
-    Each has open(url); js(body, *arguments), which runs the body of a function in the page and
-    returns what that returns; act(*sources), which performs input, given as the W3C's WebDriver has
-    it; resize(width, height) of what the page can show, in its pixels; close().
+    """A browser window; start() opens it.
 
     Args:
         folder: an empty one, for its files and what it downloads.
@@ -33,10 +21,22 @@ class Browser:
 
     needs: tuple[str, ...] = ()  # programs
     pointers = ("mouse", "touch", "pen")  # that its driver has
+    driver: WebDriver
 
     def __init__(self, folder: Path) -> None:
         self.downloads = folder
         self.start()
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+
+    def js(self, body: str, *arguments: Any) -> Any:
+        """Run the body of a function in the page; returns what that returns."""
+        return self.driver.execute_script(body, *arguments)
+
+    def act(self, *sources: dict[str, Any]) -> None:
+        """Perform input, given as the W3C's WebDriver has it."""
+        self.driver.execute("actions", {"actions": list(sources)})
 
     def press(self, *keys: str) -> None:
         """Press keys, and then release them."""
@@ -44,26 +44,15 @@ class Browser:
         up = [{"type": "keyUp", "value": key} for key in reversed(keys)]
         self.act({"type": "key", "id": "keys", "actions": down + up})
 
-
-class Selenium(Browser):
-    """A browser driven through selenium."""
-
-    driver: WebDriver
-
-    def open(self, url: str) -> None:
-        self.driver.get(url)
-
-    def js(self, body: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(body, *arguments)
-
-    def act(self, *sources: dict[str, Any]) -> None:
-        self.driver.execute("actions", {"actions": list(sources)})
+    def resize(self, width: int, height: int) -> None:
+        """Let the page have this size, in its pixels."""
+        self.driver.set_window_size(width, height)
 
     def close(self) -> None:
         self.driver.quit()
 
 
-class Chromium(Selenium):
+class Chromium(Browser):
     """Chromium, without a window."""
 
     needs = ("chromium", "chromedriver")
@@ -91,7 +80,7 @@ class Chromium(Selenium):
         self.cdp("Emulation.setDeviceMetricsOverride", **size)
 
 
-class WebKit(Selenium):
+class WebKit(Browser):
     """WebKitGTK's MiniBrowser, on a screen of its own that nobody sees."""
 
     needs = ("WebKitWebDriver", "Xvfb")
@@ -110,95 +99,10 @@ class WebKit(Selenium):
         service = WebKitService(shutil.which("WebKitWebDriver"), env=environment)
         self.driver = webdriver.WebKitGTK(webdriver.WebKitGTKOptions(), service)
 
-    def resize(self, width: int, height: int) -> None:
-        self.driver.set_window_size(width, height)
-
     def close(self) -> None:
         super().close()
         self.screen.terminate()
         self.screen.wait()
 
 
-class Firefox(Browser):
-    """Firefox, without a window, as private as LibreWolf and Tor Browser have it."""
-
-    needs = ("firefox-esr",)
-    pointers = ("mouse", "touch")
-
-    def start(self) -> None:
-        profile = self.downloads / "profile"
-        profile.mkdir()
-        settings = {
-            "privacy.resistFingerprinting": True,
-            "browser.download.folderList": 2,  # a folder of one's choice:
-            "browser.download.dir": str(self.downloads),
-            # Offline: a proxy that is not there. Firefox would look for updates, studies, news.
-            "network.proxy.type": 1,
-            "network.proxy.socks": "127.0.0.1",
-            "network.proxy.socks_port": 9,
-            "network.proxy.socks_remote_dns": True,
-            "network.dns.disabled": True,
-        }
-        lines = [f"user_pref({json.dumps(k)}, {json.dumps(v)});" for k, v in settings.items()]
-        (profile / "user.js").write_text("\n".join(lines))
-        words = ["firefox-esr", "--headless", "--no-remote", "--profile", str(profile)]
-        self.process = subprocess.Popen(
-            # With a page, as with the empty one it is the address bar that has the focus.
-            [*words, "--remote-debugging-port", "0", "data:text/html,start"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.socket = websocket.create_connection(
-            f"{self._address()}/session", suppress_origin=True, timeout=60
-        )
-        self.sent = 0
-        self._call("session.new", capabilities={})
-        tree = self._call("browsingContext.getTree")
-        self.context = tree["contexts"][0]["context"]
-
-    def _address(self) -> str:
-        for line in self.process.stderr:
-            if match := re.search(r"BiDi listening on (ws://\S+)", line):
-                return match[1]
-        raise RuntimeError("Firefox did not start")
-
-    def _call(self, method: str, **parameters: Any) -> Any:
-        self.sent += 1
-        self.socket.send(json.dumps({"id": self.sent, "method": method, "params": parameters}))
-        while (answer := json.loads(self.socket.recv())).get("id") != self.sent:
-            pass  # an event
-        assert answer["type"] == "success", answer
-        return answer["result"]
-
-    def open(self, url: str) -> None:
-        self._call("browsingContext.navigate", context=self.context, url=url, wait="complete")
-
-    def js(self, body: str, *arguments: Any) -> Any:
-        # What goes in and out are strings of JSON, as BiDi's own values are long to write.
-        text = json.dumps(json.dumps(arguments))
-        function = f"() => JSON.stringify((function () {{{body}}})(...JSON.parse({text})) ?? null)"
-        answer = self._call(
-            "script.callFunction",
-            functionDeclaration=function,
-            target={"context": self.context},
-            awaitPromise=False,
-            userActivation=True,
-        )
-        assert answer["type"] == "success", answer
-        return json.loads(answer["result"]["value"])
-
-    def act(self, *sources: dict[str, Any]) -> None:
-        self._call("input.performActions", context=self.context, actions=list(sources))
-
-    def resize(self, width: int, height: int) -> None:
-        size = {"width": width, "height": height}
-        self._call("browsingContext.setViewport", context=self.context, viewport=size)
-
-    def close(self) -> None:
-        self._call("browser.close")
-        self.socket.close()
-        self.process.wait()
-
-
-BROWSERS: Sequence[type[Browser]] = (Chromium, WebKit, Firefox)
+BROWSERS = (Chromium, WebKit)
