@@ -253,20 +253,16 @@ def describe_origin(classifier: Classifier) -> str:
 def parse_flags() -> argparse.Namespace:
     """Return the flags; exactly one thing to do is among them."""
     parser = Parser(description=__doc__)
-    parser.add_argument("pictures", nargs="*", type=Path, help="photographs or scans of digits")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("pictures", nargs="*", type=Path, default=[], help="photographs or scans")
+    task.add_argument("--test", type=Path, metavar="FOLDER", help="labelled images, or archive")
+    task.add_argument("--page", type=Path, metavar="FILE", help="write the web page")
+    task.add_argument("--export", type=Path, metavar="FILE", help="write an ONNX file")
     parser.add_argument("--model_type", help=f"whose shipped weights: {', '.join(MODELS)}")
     parser.add_argument("--run", help="a run of yours, or a file of weights, in place of these")
     parser.add_argument("--json", action="store_true", help="a JSON object per picture")
     parser.add_argument("--crops", type=Path, metavar="FOLDER", help="add the digits found to it")
-    parser.add_argument(
-        "--test", type=Path, metavar="FOLDER", help="folder or archive of labelled images"
-    )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the web page")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write an ONNX file")
     flags = parser.parse_args()
-    given = [flags.pictures, flags.test, flags.page, flags.export]
-    if sum(map(bool, given)) != 1:
-        parser.error("give pictures, or one of --test, --page, --export")
     if not flags.pictures and (flags.crops or flags.json):
         parser.error("--crops and --json are for pictures")
     if flags.model_type is not None and (flags.page or flags.run is not None):

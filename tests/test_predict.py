@@ -141,8 +141,8 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
 
 
 @pytest.mark.parametrize("flags, tells", [
-    ((), "give pictures, or one of"),
-    (("a.png", "--test", "b"), "give pictures, or one of"),
+    ((), "pictures --test --page --export is required"),
+    (("a.png", "--test", "b"), "--test: not allowed with argument pictures"),
     (("--test", "b", "--crops", "c"), "--crops and --json are for pictures"),
     (("a.png", "--model_type", "VGG"), "--model_type VGG"),
     (("a.png", "--model_type", "LeNet5", "--run", "x"), "--model_type is for"),
