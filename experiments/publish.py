@@ -155,29 +155,25 @@ def is_full(name: str, path: Path) -> bool:
     return comparison.setup["shipped"] and list(comparison.networks) == models and fewest >= SEEDS
 
 
-def find_results() -> dict[str, Path]:
-    """Return name -> JSON of the full results in runs/; say which are trials and left out."""
+def result_files() -> Files:
+    """Return the full results in runs/, JSON and pictures, under their published names."""
     data = [digest(split) for split in load_splits(Args.data_dir, 0)]
     paths = {name: RUNS / name / f"{name}.json" for name in STUDIES}
     for recipe, settings in RECIPES.items():
         paths[recipe] = group_folder(Args(**settings), data) / "results.json"
-    full = {}
+    files = {}
     for name, path in paths.items():
-        if not path.is_file():
-            continue
-        if is_full(name, path):
-            full[name] = path
-        else:
+        if path.is_file() and not is_full(name, path):
             print(f"{path}: a trial of {name}, not published")
-    return full
-
-
-def result_files(name: str, path: Path) -> Files:
-    """Return the files of results: their JSON and their pictures, under their published names."""
-    files = {RESULTS / f"{name}.json": path.read_bytes()}
-    ending = "" if name in STUDIES else f"_{name}"
-    for picture in path.parent.glob("*.png"):
-        files[RESULTS / f"{picture.stem}{ending}.png"] = picture.read_bytes()
+        elif path.is_file():
+            print(f"{path}: published as {name}")
+            files[RESULTS / f"{name}.json"] = path.read_bytes()
+            ending = "" if name in STUDIES else f"_{name}"
+            for picture in path.parent.glob("*.png"):
+                files[RESULTS / f"{picture.stem}{ending}.png"] = picture.read_bytes()
+    for name in ("costs", "pictures"):  # measured by scripts of tests/
+        if (RUNS / f"{name}.json").is_file():
+            files[RESULTS / f"{name}.json"] = (RUNS / f"{name}.json").read_bytes()
     return files
 
 
@@ -196,12 +192,7 @@ def run_files(folder: Path) -> Files:
 def main() -> None:
     """Publish what is full, then write the tables of all that is published."""
     Parser(description=__doc__).parse_args()
-    for name, path in find_results().items():
-        write_all(result_files(name, path))
-        print(f"{path}: published as {name}")
-    for name in ("costs", "pictures"):  # measured by scripts of tests/
-        if (RUNS / f"{name}.json").is_file():
-            write_all({RESULTS / f"{name}.json": (RUNS / f"{name}.json").read_bytes()})
+    write_all(result_files())
     write_all(run_files(RUNS / Args.model_type))
     write_all(weights.shipped_files())
     write_all(table_files())

@@ -255,13 +255,13 @@ def test_full_results_are_published_with_tables_and_pictures(compared, cli, monk
     assert pictures == {f"{name}_tiny.png" for name in (
         "final", "digits", "hard_images", "confusion_matrix_CustomMLP", "misclassified_CustomMLP",
     )}  # fmt: skip
-    (path,) = publish.find_results().values()
+    (path,) = RUNS.glob("compare/*/results.json")
     content = path.read_text()
     path.write_text(content.replace('"shipped": true', '"shipped": false'))
-    assert not publish.find_results()
+    assert "a trial of tiny, not published" in cli(publish)[1]
     path.write_text(content)
     monkeypatch.setattr(publish, "SEEDS", 3)
-    assert not publish.find_results()
+    assert "a trial of tiny, not published" in cli(publish)[1]
 
 
 # --- The shipped weights ------------------------------------------------------------------------
