@@ -177,14 +177,16 @@ def result_files() -> Files:
     return files
 
 
-def run_files(folder: Path) -> Files:
-    """Return the history and the plots of a run with the defaults, if it is one and finished."""
-    if not is_finished(Args(), folder):
+def run_files() -> Files:
+    """Return the history and the plots of the run with the defaults, if that is finished."""
+    args = Args()
+    folder = RUNS / args.model_type
+    if not is_finished(args, folder):
         return {}
     checkpoint = load_checkpoint(folder)
-    if checkpoint["settings"] != dataclasses.asdict(Args()):
+    if checkpoint["settings"] != dataclasses.asdict(args):
         return {}
-    plots = draw_curves(Args(), folder.name, checkpoint["history"])
+    plots = draw_curves(args, folder.name, checkpoint["history"])
     files = {RESULTS / "run.json": to_json({"history": checkpoint["history"]})}
     return files | {RESULTS / name: plot for name, plot in plots.items()}
 
@@ -193,7 +195,7 @@ def main() -> None:
     """Publish what is full, then write the tables of all that is published."""
     Parser(description=__doc__).parse_args()
     write_all(result_files())
-    write_all(run_files(RUNS / Args.model_type))
+    write_all(run_files())
     write_all(weights.shipped_files())
     write_all(table_files())
     print(f"tables written: {PAGE}, {README}")

@@ -298,45 +298,36 @@ UNIPEN = """
 """
 
 
-def draw_pendigits(monkeypatch):
-    """Have these two digits drawn and packed in the working folder."""
+@pytest.fixture
+def others(tmp_path, monkeypatch, real, cli):
+    """These two digits drawn and packed, and scans of a digit of each writer, a neighbour's beside.
+
+    They are in the working folder.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pendigits, "FOLDER", Path("pendigits"))
+    monkeypatch.setattr(swiss, "FOLDER", Path("swiss"))
     for name in pendigits.SOURCES.values():
         Path(name).write_text(UNIPEN)
-    monkeypatch.setattr("sys.argv", ["pendigits", "."])
-    monkeypatch.setattr(pendigits, "FOLDER", Path("pendigits"))
-    pendigits.main()
-
-
-def scan_swiss(monkeypatch, real):
-    """Scan a digit of each writer, with a bit of a neighbour, and let swiss cut out and pack them.
-
-    Returns split -> their labels, in order.
-    """
-    labels = {"train": [], "test": []}
+    assert cli(pendigits, ".")[0] == 0
     for split, writers in swiss.WRITERS.items():
         for writer, (name, content) in zip(writers, real[split], strict=False):
-            labels[split].append(int(name[-5]))
             scan = np.full((90, 94, 3), 255, np.uint8)
             scan[20:76, 20:76] -= decode(content).repeat(2, 0).repeat(2, 1)[..., None] // 2
             scan[40:48, :7] = 120
             path = Path(f"numbers/{writer:04d}_CH4M/{name[-5]}/number-1.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(scan).save(path)
-    monkeypatch.setattr("sys.argv", ["swiss", "numbers"])
-    monkeypatch.setattr(swiss, "FOLDER", Path("swiss"))
-    swiss.main()
-    return labels
 
 
 def test_weights_are_those_of_the_runs_with_others_digits_calibrated(
-    small, real, monkeypatch, refused
+    small, others, monkeypatch, cli, refused
 ):
     monkeypatch.setattr(weights, "MODELS", {"CustomMLP": MODELS["CustomMLP"]})
     monkeypatch.setattr(weights, "RECIPES", {"best": {"epochs": 1, "lr": 0.02}})
     monkeypatch.setattr(weights, "VAL_SIZE", 50)
-    draw_pendigits(monkeypatch)
     assert "experiments.swiss" in refused(weights)
-    scan_swiss(monkeypatch, real)
+    assert cli(swiss, "numbers")[0] == 0
     training = dataset.load_splits("data", 0)[0]
     assert len(weights.with_others(training).labels) == len(training.labels) + 2 + 14
     assert weights.shipped_files() == {}
@@ -358,25 +349,20 @@ def test_weights_are_those_of_the_runs_with_others_digits_calibrated(
     assert min(losses) == losses[1]
 
 
-def test_strokes_are_drawn_as_a_person_sees_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    draw_pendigits(monkeypatch)
-    images, labels = load_images(pendigits.FOLDER / "test.tar.xz")[1]
-    assert labels.tolist() == [1, 7]
+def test_strokes_are_drawn_and_scans_cut_out_as_a_person_sees_them(others, cli, real):
+    assert cli(swiss, "numbers")[0] == 0
     shipped = load_classifier(ROOT / "data/weights/LeNet5.pt")
-    assert classify(shipped, images).argmax(dim=1).tolist() == [1, 7]
-    widths = (images.numpy() > 128).sum(axis=2)
+    for path, expected in (
+        ("pendigits/test.tar.xz", [1, 7]),
+        ("swiss/train.tar.xz", [int(name[-5]) for name, _ in real["train"][:14]]),
+        ("swiss/test.tar.xz", [int(name[-5]) for name, _ in real["test"][:7]]),
+    ):
+        images, labels = load_images(Path(path))[1]
+        assert labels.tolist() == expected
+        assert torch.equal(classify(shipped, images).argmax(dim=1), labels)
+    images = load_images(Path("pendigits/test.tar.xz"))[1].images.numpy()
+    widths = (images > 128).sum(axis=2)
     assert widths[0, 14:].max() > 8 and widths[1, :14].max() > 8  # the base of the 1, the 7's top
-
-
-def test_scans_are_cut_out_without_their_neighbours(tmp_path, monkeypatch, real):
-    monkeypatch.chdir(tmp_path)
-    labels = scan_swiss(monkeypatch, real)
-    shipped = load_classifier(ROOT / "data/weights/LeNet5.pt")
-    for split, expected in labels.items():
-        images, packed = load_images(Path(f"swiss/{split}.tar.xz"))[1]
-        assert packed.tolist() == expected
-        assert torch.equal(classify(shipped, images).argmax(dim=1), packed)
 
 
 def test_a_scan_may_be_of_two_pieces_but_not_missing_or_empty(tmp_path, monkeypatch, refused):
