@@ -45,7 +45,7 @@ from utils.archives import (
 from utils.classes import CLASSES
 from utils.distributed import warn
 from utils.files import PLOTS, UserError, acquire_lock, atomic_write, named, write_all
-from utils.settings import Parser, check_choice
+from utils.settings import Parser
 
 # matplotlib, scipy and onnxruntime take longer to import than PyTorch: where they are needed.
 
@@ -258,17 +258,16 @@ def parse_flags() -> argparse.Namespace:
     task.add_argument("--test", type=Path, metavar="FOLDER", help="labelled images, or archive")
     task.add_argument("--page", type=Path, metavar="FILE", help="write the web page")
     task.add_argument("--export", type=Path, metavar="FILE", help="write an ONNX file")
-    parser.add_argument("--model_type", help=f"whose shipped weights: {', '.join(MODELS)}")
-    parser.add_argument("--run", help="a run of yours, or a file of weights, in place of these")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--model_type", choices=MODELS, help="whose shipped weights")
+    weights.add_argument("--run", help="a run of yours, or a file of weights, in place of these")
     parser.add_argument("--json", action="store_true", help="a JSON object per picture")
     parser.add_argument("--crops", type=Path, metavar="FOLDER", help="add the digits found to it")
     flags = parser.parse_args()
     if not flags.pictures and (flags.crops or flags.json):
         parser.error("--crops and --json are for pictures")
-    if flags.model_type is not None and (flags.page or flags.run is not None):
-        parser.error("--model_type is for pictures, --test and --export with shipped weights")
-    flags.model_type = flags.model_type or "LeNet5"
-    check_choice("model_type", flags.model_type, MODELS)
+    if flags.page and flags.model_type:
+        parser.error("--page holds all three networks; leave --model_type out")
     return flags
 
 
@@ -278,7 +277,7 @@ def main() -> None:
     if flags.page:
         write_page(flags.page, flags.run)
         return
-    classifier = load_classifier(flags.run or WEIGHTS / f"{flags.model_type}.pt")
+    classifier = load_classifier(flags.run or WEIGHTS / f"{flags.model_type or 'LeNet5'}.pt")
     if flags.test:
         evaluate_images(classifier, flags.test)
     elif flags.export:
