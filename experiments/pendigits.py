@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw
 
 from reading.crops import BOX, THICK, THIN, to_mnist
 from utils.archives import encode_png, write_archive
-from utils.files import UserError
 from utils.settings import Parser
 
 FOLDER = Path("data/pendigits")
@@ -63,10 +62,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     for split, name in SOURCES.items():
         generator = np.random.default_rng(0)
-        try:
-            text = (folder / name).read_text(encoding="latin-1")
-        except OSError as error:
-            raise UserError(f"{error.filename}: {error.strerror}; get it from UCI") from error
+        text = (folder / name).read_text(encoding="latin-1")
         images = [
             (encode_png(draw_strokes(strokes, generator.uniform(THIN, THICK))), label)
             for label, strokes in read_strokes(text)
