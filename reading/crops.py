@@ -4,6 +4,8 @@ LeCun et al., 1998, section III.A: fitted with antialiasing into a 20x20 box, th
 its centre of mass is at pixel 14 of the 28x28 image, counted from 0.
 """
 
+from functools import cache
+
 import numpy as np
 from scipy import ndimage
 
@@ -67,6 +69,7 @@ def set_stroke(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
+@cache
 def area_weights(size: int, new_size: int) -> np.ndarray:
     """Return float [new_size, size]: what share of each new pixel each old pixel covers."""
     edges = np.linspace(0, size, new_size + 1)

@@ -19,6 +19,8 @@ FAINT = 6  # standard deviations of the paper's noise below which nothing counts
 WEAK = 0.25  # of the strongest ink: what is weaker is smudge, shadow or print from behind
 WIDE = 2.5  # times as wide as tall: two touching digits are narrower
 SAME = 0.15  # relative difference of two boxes' sides, at most
+EQUAL = 0.1  # relative difference of what is printed alike, at most
+INSIDE = 0.1  # of a circle's ink: more is within it if there is a digit
 RECTANGLE = 0.85  # of its box is filled by a rectangle, its corners rounded; 0.79 by an ellipse
 CELLS = 5  # an 8 has two, and its strokes may enclose a few more
 EDGES = 0.01, 0.02  # relative change of brightness per pixel: more is an edge
@@ -154,12 +156,9 @@ def remove_tables(ink: np.ndarray, height: float) -> np.ndarray:
     if height:
         ink = remove_long_lines(ink, ink > weak_threshold(ink), 4 * height)
     labels, boxes = label(find_mask(ink))
-    tables, _ = find_tables(labels, boxes)
-    rings = np.zeros(ink.shape, bool)
-    for n in tables:
-        rings[slices(boxes[n])] |= find_ring(labels[slices(boxes[n])] == n)
-    if rings.any():  # before their flat parts are taken for lines
-        ink = erase(ink, rings)
+    frames = find_frames(labels, boxes)
+    if frames.any():  # before their flat parts are taken for lines
+        ink = erase(ink, frames)
         labels, boxes = label(find_mask(ink))
     for find, length in ((find_tables, 1.5), (find_rows, WIDE)):
         pieces, tall = find(labels, boxes)
@@ -239,7 +238,7 @@ def _find_bars(
     beside = ndimage.maximum_filter(lines, 5)
     heights = np.array([bottom - top for _, top, _, bottom in boxes.values()])
     low = 0.6 * ink_median(heights, np.bincount(labels.ravel())[1:]) if boxes else 0
-    bars = {}
+    sides, teeth = [], []
     for n, box in boxes.items():
         wide, tall = sorted(_size(box))
         if tall <= least or wide >= 0.4 * tall:
@@ -249,10 +248,30 @@ def _find_bars(
         end = max(1, tall // 8)
         joined = int(bar[:end].any()) + int(bar[-end:].any())
         if joined == 2 or (joined == 1 and tall < low):
-            bars[n] = tall
-    typical = np.median([*bars.values()]) if bars else 0
-    alike = [n for n, tall in bars.items() if 0.8 * typical < tall < 1.25 * typical]
+            sides.append(n)
+        elif joined == 1:
+            teeth.append(n)
+    bars = sides + (teeth if _are_teeth([boxes[n] for n in teeth]) else [])
+    lengths = np.array([max(_size(boxes[n])) for n in bars])
+    alike = [n for n, apart in zip(bars, _apart(lengths), strict=True) if apart < 0.2]
     return alike if len(alike) > 2 else []
+
+
+def _apart(sizes: np.ndarray) -> np.ndarray:
+    """Return how far sizes are from their median, relative to it."""
+    typical = np.median(sizes) if len(sizes) else 1.0
+    return np.abs(sizes / typical - 1)
+
+
+def _are_teeth(boxes: list[Box]) -> bool:
+    """Return whether boxes are print: four or more of one length, in equal distances."""
+    if len(boxes) < 4:
+        return False
+    lengths = np.array([max(_size(box)) for box in boxes])
+    boxes = [box for box, apart in zip(boxes, _apart(lengths), strict=True) if apart < EQUAL]
+    corners = np.sort(np.array(boxes)[:, :2], axis=0)
+    distances = np.diff(corners, axis=0).max(axis=1)
+    return len(boxes) > 3 and float((_apart(distances) < EQUAL).mean()) > 0.7
 
 
 def _size(box: Box) -> tuple[int, int]:
@@ -330,52 +349,64 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     hollow, full = areas < 0.5 * widths * heights, within.any(axis=1)
     is_table = hollow & (many | (tallest > heights / 4))
     for index in np.flatnonzero(hollow & full & ~is_table):  # few digits, or bold lines
-        n = chosen[index]
-        is_table[index] = _count_cells(labels[slices(boxes[n])] == n) > CELLS
-    tables = [chosen[index] for index in np.flatnonzero(is_table)]
-    empty = [chosen[index] for index in np.flatnonzero(hollow & ~full)]
-    return tables + _find_empty_boxes(labels, boxes, tables, empty), height
+        piece = labels[slices(boxes[chosen[index]])] == chosen[index]
+        is_table[index] = (_hole_areas(piece) > piece.size / 500).sum() > CELLS  # others are specks
+    return [chosen[index] for index in np.flatnonzero(is_table)], height
 
 
-def _find_empty_boxes(
-    labels: np.ndarray, boxes: dict[int, Box], tables: list[int], empty: list[int]
-) -> list[int]:
-    """Return which empty pieces are rectangles, as 0s are not, as large as one of the tables."""
-    sizes = np.array([_size(boxes[n]) for n in tables]).reshape(-1, 2)
-    found = []
-    for n in empty:
-        apart = np.abs(sizes - _size(boxes[n])) / sizes
-        if (apart.max(axis=1) < SAME).any():
-            filled = ndimage.binary_fill_holes(labels[slices(boxes[n])] == n)
-            found += [n] if filled.mean() > RECTANGLE else []
-    return found
+def _hole_areas(mask: np.ndarray) -> np.ndarray:
+    """Return the areas of a piece's holes, int [N]."""
+    return np.bincount(ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)[0].ravel())[1:]
 
 
-def _count_cells(mask: np.ndarray) -> int:
-    """Return how many holes a piece [h, w] has, those apart that are smaller than specks."""
-    areas = np.bincount(ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)[0].ravel())[1:]
-    return int((areas > mask.size / 500).sum())
+def find_frames(labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
+    """Return the outlines of boxes and circles around digits, and of those like them, [H, W].
 
-
-def _is_closed(mask: np.ndarray) -> bool:
-    """Return whether a piece [h, w] reaches along all four sides of its box."""
-    rows, columns = (max(1, size // 4) for size in mask.shape)
-    sides = (mask[:, :columns], mask[:, -columns:], mask[:rows].T, mask[-rows:].T)
-    return min(side.any(axis=1).mean() for side in sides) > 0.8
-
-
-def find_ring(mask: np.ndarray) -> np.ndarray:
-    """Return the circle or ellipse that a piece [h, w] is, without digits that touch it, or none.
-
-    It is closed, the corners of its box are empty, and most of its ink is near its outline.
+    Where there are frames, others as large are frames too, though they are empty or a digit touches
+    them. A 0 may be as large as a circle is, but it is empty. Of a table that is askew all is
+    returned, as its lines would not be found.
     """
-    filled = np.pad(ndimage.binary_fill_holes(mask), 1)
+    frames = np.zeros(labels.shape, bool)
+    tables, _ = find_tables(labels, boxes)
+    sizes = []
+    for n in tables:
+        piece = labels[slices(boxes[n])] == n
+        outline, holes = find_outline(piece), _hole_areas(piece)
+        if outline.any() and holes.max() > 0.6 * holes.sum():  # one cell
+            frames[slices(boxes[n])] |= outline
+            sizes.append(_size(boxes[n]))
+        elif outline.any() and _is_oblique(piece):
+            frames[slices(boxes[n])] |= piece
+    for n in boxes.keys() - set(tables):
+        apart = np.abs(np.array(sizes).reshape(-1, 2) - _size(boxes[n])) / _size(boxes[n])
+        if (apart.max(axis=1) < SAME).any():
+            piece = labels[slices(boxes[n])] == n
+            outline = find_outline(piece)
+            is_box = ndimage.binary_fill_holes(piece).mean() > RECTANGLE
+            if is_box or (piece & ~outline).sum() > INSIDE * outline.sum():
+                frames[slices(boxes[n])] |= outline
+    return frames
+
+
+def _is_oblique(mask: np.ndarray) -> bool:
+    """Return whether the corners of a piece's box are empty, as a table's are that is askew."""
+    filled = ndimage.binary_fill_holes(mask)
     y, x = (size // 10 for size in filled.shape)
-    if filled[np.ix_((y, -1 - y), (x, -1 - x))].any() or not _is_closed(mask):
+    return not filled[np.ix_((y, -1 - y), (x, -1 - x))].any()
+
+
+def find_outline(mask: np.ndarray) -> np.ndarray:
+    """Return the closed outline of a piece [h, w], without digits that touch it; or nothing.
+
+    It fills more than half of its box, and is as wide as from its edge inwards a third is ink.
+    """
+    filled = ndimage.binary_fill_holes(mask)
+    depth = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
+    levels = np.arange(1, max(2, depth.max() / 2))
+    inked = ndimage.mean(mask, depth.astype(int), levels)
+    if filled.mean() < 0.6 or inked.min() > 0.3:
         return np.zeros_like(mask)
-    depth = ndimage.distance_transform_edt(filled)[1:-1, 1:-1]
-    ring = mask & (depth < 3 * np.median(depth[mask]))
-    return ring & (ring.sum() > 0.7 * mask.sum())
+    return mask & (depth < 1.3 * levels[inked < 0.3][0] + 1)
 
 
 def remove_lines(ink: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from predict import WEIGHTS, load_classifier
 from reading import classifier, photos
 from reading.crops import area_weights, set_stroke, to_mnist
 from reading.groups import contains, in_lines
-from reading.ink import find_ring, find_sheet, otsu, remove_lines
+from reading.ink import find_outline, find_sheet, otsu, remove_lines
 from reading.pictures import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
 
@@ -781,10 +781,10 @@ def test_a_ring_is_found_without_a_digit_that_touches_it():
     radius = np.hypot((rows - 50) / 50, (columns - 100) / 100)
     ring, stroke = (radius < 1) & (radius > 0.9), np.zeros((100, 200), bool)
     stroke[20:80, 150:155] = True
-    assert not (find_ring(ring | stroke) ^ ring)[:, :140].any()
-    assert not find_ring(ring | stroke)[35:65, 150:155].any()
+    assert not (find_outline(ring | stroke) ^ ring)[:, :140].any()
+    assert not find_outline(ring | stroke)[35:65, 150:155].any()
     box = np.pad(np.zeros((90, 190), bool), 5, constant_values=True)
-    assert not find_ring(box).any()
+    assert (find_outline(box) == box).all()
 
 
 @pytest.mark.parametrize("pens", [
@@ -851,13 +851,26 @@ def test_the_frame_of_a_table_with_pale_lines_is_no_digit():
     assert read(page) == "742" * 5
 
 
-def test_the_teeth_of_combs_are_no_digits(digits):
+@pytest.mark.parametrize("length", [40, 80])  # 80: as tall as digits
+def test_the_teeth_of_combs_are_no_digits(digits, length):
     def comb(pen, top, bottom):
         pen.line((1, bottom + 4, 605, bottom + 4), "black", 3)
         for left in range(1, 608, 151):
-            pen.line((left, bottom - 36, left, bottom + 4), "black", 3)
+            pen.line((left, bottom + 4 - length, left, bottom + 4), "black", 3)
 
     assert read_rows(digits, comb) == FIRST_ROWS
+
+
+@pytest.mark.parametrize("form", ["rectangle", "ellipse"])
+def test_a_digit_may_touch_its_box_or_circle(form):
+    page = Image.new("RGB", (660, 160), "white")
+    for number, digit in enumerate("274247"):
+        left = 20 + 105 * number
+        getattr(ImageDraw.Draw(page), form)((left, 30, left + 95, 125), None, "#505050", 4)
+        draw(page, digit, (left + 30, 52, 32, 48), 6, "navy")
+    ImageDraw.Draw(page).line([(125, 54), (160, 52)], "navy", 6)  # from its left side to a 7
+    ImageDraw.Draw(page).line([(390, 100), (430, 103)], "navy", 6)  # from a 2 to its right side
+    assert read(page) == "274247"
 
 
 def test_a_digit_may_touch_the_side_of_its_box():
