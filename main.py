@@ -30,7 +30,7 @@ from model import COLOURS, MODELS, TITLES, make_model
 from utils import checkpoint, distributed
 from utils.augment import make_augmentation
 from utils.checkpoint import History
-from utils.device import make_reproducible, seed_all, select_device
+from utils.device import make_reproducible, random_states_kept, seed_all, select_device
 from utils.files import PLOTS, UserError, atomic_write
 from utils.metrics import describe_run, format_row
 from utils.settings import Parser, add_settings, check_settings, given_settings, setting
@@ -167,6 +167,7 @@ def make_scheduler(args: Args, optimizer: torch.optim.Optimizer, steps: int) -> 
     return OneCycleLR(optimizer, args.lr, steps * args.epochs, cycle_momentum=False)
 
 
+@random_states_kept()
 def run(
     args: Args,
     folder: str | Path,

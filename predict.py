@@ -67,13 +67,13 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any]:
     from reading.pictures import open_picture
 
     picture = open_picture(path)
+    pages = picture.info["pages"]
+    hints = [f"this is the first of {pages} pages; save the others as pictures"] * (pages > 1)
     try:
         reading = find_digits(picture, lambda images: probabilities(classifier, images))
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
-    pages = picture.info["pages"]
-    if pages > 1:
-        reading.warnings.append(f"this is the first of {pages} pages; save the others as pictures")
+        raise UserError("; ".join([f"{path}: {error}", *hints])) from error
+    reading.warnings.extend(hints)
     if reading.turned:
         picture = picture.rotate(reading.turned, expand=True)
     return picture, reading
@@ -82,14 +82,19 @@ def read_picture(classifier: Classifier, path: Path) -> tuple[Image.Image, Any]:
 def describe_picture(path: Path, reading: Any) -> str:
     """Return the line for a picture: what was read, and which digit is least certain."""
     shares = reading.shares
-    text = "".join(name_digit(row) for row in shares)
+    names = [name_digit(row) for row in shares]
     worst = shares.max(axis=1).argmin()
     percent = 100 * shares[worst].max()
-    if len(text) == 1:
-        return f"{path}: {text} ({percent:.1f} %)"
+    if len(names) == 1:
+        return f"{path}: {names[0]} ({percent:.1f} %)"
     # Rounded down, as only certainty is 100 %, and only what is ? below 50 %.
-    least = f"{text[worst]} at line {reading.digits[worst].line}, {int(percent)} %"
-    return f"{path}: {len(text)} digits, {text} (least certain: {least})"
+    least = f"{names[worst]} at line {reading.digits[worst].line}, {int(percent)} %"
+    return f"{path}: {len(names)} digits, {join_names(names)} (least certain: {least})"
+
+
+def join_names(names: list[str]) -> str:
+    """Return classes as one text: digits and letters as they are, words parted by spaces."""
+    return ("" if max(map(len, names)) == 1 else " ").join(names)
 
 
 def to_json(path: Path, reading: Any) -> str:
@@ -97,7 +102,7 @@ def to_json(path: Path, reading: Any) -> str:
     shares = reading.shares
     content = {
         "picture": str(path),
-        "digits": "".join(CLASSES[label] for label in shares.argmax(axis=1)),
+        "digits": join_names([CLASSES[label] for label in shares.argmax(axis=1)]),
         "uncertain": [i for i, row in enumerate(shares) if name_digit(row) == "?"],
         "lines": [digit.line for digit in reading.digits],
         "turned": reading.turned,

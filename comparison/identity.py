@@ -25,10 +25,7 @@ from utils.distributed import world_size
 
 ROOT = Path(__file__).parent.parent
 # What these files do decides no number: they write, read and print.
-NO_NUMBERS = [
-    f"utils/{name}.py"
-    for name in ("checkpoint", "command", "files", "metrics", "plots", "settings")
-]
+NO_NUMBERS = [f"utils/{name}.py" for name in ("command", "files", "plots", "settings")]
 # Settings and data count by their values, and each network for itself.
 BY_VALUE = {"RECIPES", "MODELS", "load_splits", "digest"}
 # Settings that name a run within its group, or that stand in its identity in another form.
@@ -139,7 +136,7 @@ def group_folder(args: Any, data: Sequence[str], run: Callable = main.run) -> Pa
         settings["init"] = hashlib.sha256(find_weights(args.init).read_bytes()).hexdigest()
     identity = {
         "settings": settings,
-        "code": source_of(run.__name__, Path(inspect.getfile(run))),
+        "code": source_of(run.__name__, Path(inspect.getfile(inspect.unwrap(run)))),
         "data": list(data),
         "device": select_device(args.device).type,
         "threads": args.threads,

@@ -50,8 +50,10 @@ class NetworkRuns:
         return [run.seed for run in self.runs]
 
     def curves(self, column: str) -> np.ndarray:
-        """Return a column of metrics.csv, float [R, E]."""
-        return np.array([run.curves[column] for run in self.runs])
+        """Return a column of metrics.csv, float [R, E]; a run that stopped early keeps its last."""
+        values = [run.curves[column] for run in self.runs]
+        epochs = max(map(len, values))
+        return np.array([curve + curve[-1:] * (epochs - len(curve)) for curve in values])
 
     @property
     def accuracies(self) -> np.ndarray:

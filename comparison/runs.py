@@ -17,12 +17,13 @@ from main import Args
 from model import MODELS
 from utils.checkpoint import History, has_checkpoint, load_checkpoint
 from utils.device import select_device
-from utils.files import UserError, acquire_lock
+from utils.files import UserError, acquire_lock, atomic_write
 from utils.metrics import format_row
 from utils.settings import Parser, positive
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds and their period, or max
 
+STOPPED = "stopped"  # a file of runs that ended before their last epoch, by a rule of your own
 Run = Callable[[Any, Path, bool], History]  # main.run(), or what is called like it
 # Yields each run as it ends: its folder; its history, or why it failed.
 Training = Generator[tuple[Path, History | Exception], None, None]
@@ -63,18 +64,22 @@ def cores() -> int:
 
 
 def is_finished(args: Any, folder: Path) -> bool:
-    """Return whether a run has all its epochs behind it; False too if its checkpoint is damaged."""
+    """Return whether a run has ended; False too if its checkpoint is damaged."""
     try:
-        return has_checkpoint(folder) and load_checkpoint(folder)["epoch"] >= args.epochs
+        epochs = load_checkpoint(folder)["epoch"] if has_checkpoint(folder) else 0
     except UserError:
         return False
+    return epochs >= args.epochs or (epochs > 0 and (folder / STOPPED).exists())
 
 
 def finish_run(run: Run, args: Any, folder: Path) -> History:
     """Train a run to its end from where it stands; returns its history."""
     # Waits for another comparison's process; held until the end of this function.
     _lock = acquire_lock(folder, timeout=-1)
-    return run(args, folder, False)
+    history = run(args, folder, False)
+    if len(history) < args.epochs:
+        atomic_write(folder / STOPPED, b"")
+    return history
 
 
 def train_all(run: Run, jobs: Mapping[Path, Any], count: int, cluster: str = "") -> list[Path]:

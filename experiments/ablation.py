@@ -7,6 +7,11 @@ tries a few changes of the best one that were not kept. The test set is not touc
 are kept in runs/compare/.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # an editor's button starts it without -m
+
 from utils.command import run_command  # isort: split
 
 from typing import Any, NamedTuple

@@ -7,6 +7,11 @@ The training sets are nested and have the classes' shares of the whole. Finished
 runs/compare/.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # an editor's button starts it without -m
+
 from utils.command import run_command  # isort: split
 
 import math

@@ -6,6 +6,11 @@ The perturbations are in experiments/perturb.py, the runs those of two commands:
 and the same with --recipe best --first_seed 10. Those that are missing are trained.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # an editor's button starts it without -m
+
 from utils.command import run_command  # isort: split
 
 from collections.abc import Callable

@@ -49,7 +49,13 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, classes]."""
+        """Map images uint8 [N, 1, 28, 28], ink 255 on black 0, to logits float32 [N, classes].
+
+        Raises:
+            TypeError: for other images, such as ToTensor() makes, which would be all but black.
+        """
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images are {images.dtype}, not uint8 from 0 to 255")
         prepared = normalise(images.squeeze(1))
         prepared = deskew(prepared) if self.deskewed else prepared
         return self.network(prepared).float() / self.temperature

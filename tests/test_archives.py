@@ -86,9 +86,10 @@ def test_hostile_archive_is_refused_and_leaves_no_trace(tmp_path, good, kind):
     assert_refused(path, tells)
 
 
-def test_what_a_mac_adds_to_an_archive_is_skipped(tmp_path, good):
+def test_what_macos_and_windows_add_to_an_archive_is_skipped(tmp_path, good):
     names = [f"{folder}._00000_5.png" for folder in ("train/", "__MACOSX/train/", "train/../../")]
     names += ["train/.DS_Store", "._train", "__MACOSX/._train", "__MACOSX/../../evil_1.png"]
+    names += ["train/Thumbs.db", "train/desktop.ini"]
     added = [(name, b"\0\5\26\7" + bytes(200)) for name in names]
     (tmp_path / "train.tar").write_bytes(tar_bytes(added + good + added))
     MNIST(tmp_path / "train")

@@ -93,7 +93,8 @@ def test_an_error_of_the_code_has_a_traceback():
 
 
 def test_a_missing_package_is_named_in_one_line():
-    for words in (["main.py"], ["-m", "experiments.ablation"]):  # -S: without what pip installed
+    # -S: without what pip installed
+    for words in (["main.py"], ["-m", "experiments.ablation"], ["experiments/ablation.py"]):
         line = [sys.executable, "-S", *words]
         ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
         assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)

@@ -116,6 +116,13 @@ def assert_close(name, other):
         assert row["test_accuracy"] == pytest.approx(other_row["test_accuracy"], abs=0.51)
 
 
+def test_what_torchrun_left_in_a_shell_does_not_matter(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.delenv("RANK", raising=False)
+    distributed.init_processes()
+    assert distributed.world_size() == 1
+
+
 def test_two_processes_train_as_one(reports):
     assert_close("one_best", "two")
     (code, out, err), other = reports["two"]

@@ -1,8 +1,10 @@
 """main.py: real training on real images, what it writes, recipes, validation images."""
 
 import math
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,17 @@ MLP = ("--model_type", "CustomMLP")
 def large(tmp_path_factory, real):
     """A data folder of 1,500 and 300 images, which three networks are trained on."""
     return write_archives(tmp_path_factory.mktemp("large"), real, 1500, 300)
+
+
+def test_a_run_leaves_the_random_numbers_of_its_caller(small):
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1)
+
+    main.seed_all(5)
+    expected = draw()
+    main.seed_all(5)
+    main.run(Args("CustomMLP", epochs=1), RUNS / "one", verbose=False)
+    assert draw() == expected
 
 
 # --- Training ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import predict
 from comparison.analysis import calibration_error
 from main import Args
 from model import MODELS
+from reading import classifier as reading_classifier
 from reading import onnx as reading_onnx
 from utils import files
 from utils.checkpoint import RUNS, load_weights, pack_weights
@@ -107,6 +108,23 @@ def test_a_line_per_picture_and_all_of_it_as_json(place, digits, cli):
     assert least.startswith(f"{text[worst]} at line {content['lines'][worst]}, ")
 
 
+def test_classes_may_be_words(place, digits, cli, monkeypatch):
+    words = ["none", *"123456789"]
+    for module in (predict, reading_classifier):
+        monkeypatch.setattr(module, "CLASSES", words)
+    images, labels = digits
+    write_sheet("rows.png", images[1:7], columns=3)
+    text = " ".join(words[label] for label in labels[1:7])
+    assert f"rows.png: 6 digits, {text} (least" in cli(predict, "rows.png")[1]
+    assert json.loads(cli(predict, "rows.png", "--json")[1])["digits"] == text
+
+
+def test_images_as_totensor_makes_them_are_refused():
+    classifier = reading_classifier.load_classifier(WEIGHTS["LeNet5"])
+    with pytest.raises(TypeError, match="uint8"):
+        classifier(torch.rand(1, 1, 28, 28))
+
+
 def test_uncertain_digits_are_question_marks_whose_guess_is_in_the_json(
     place, digits, cli, empty_plots
 ):
@@ -128,9 +146,12 @@ def test_errors_and_warnings_name_their_picture_and_any_name_is_drawn(place, dig
     with Image.open(names[0]) as picture:
         picture = picture.convert("RGB")
         picture.save("scan.tif", save_all=True, append_images=[picture])
-    Image.new("L", (300, 200), 250).save("empty.png")
+    empty = Image.new("L", (300, 200), 250)
+    empty.save("empty.png")
+    empty.save("blank.tif", save_all=True, append_images=[picture])
     Path("text.txt").write_text("seven")
     code, out, err = cli(predict, "none.jpg", "empty.png", "text.txt", *names, "scan.tif")
+    assert "the first of 2 pages" in cli(predict, "blank.tif")[2]
     *errors, warning, pages = err.splitlines()
     assert pages.startswith("warning: scan.tif: this is the first of 2 pages")
     assert [line.partition(": ")[0] for line in errors[:3]] == ["none.jpg", "empty.png", "text.txt"]

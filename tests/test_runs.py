@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_two_comparisons_at_once_train_a_run_once(small):
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(finish_run, main.run, args, Path("runs/one")) for _ in range(2)]
     assert both[0].result() == both[1].result()  # to the seconds
+
+
+def stop_early(args, folder, verbose):
+    return main.run(replace(args, epochs=args.seed + 1), folder, verbose)
+
+
+def test_a_run_that_stops_early_is_not_trained_again(small, no_processes, capfd):
+    jobs = {Path(f"runs/run{seed}"): Args("CustomMLP", seed=seed, epochs=3) for seed in range(2)}
+    for finished in (0, 2):
+        assert not train_all(stop_early, jobs, 1)
+        assert f"{finished} of 2 runs are finished" in capfd.readouterr().out
+    assert [load_checkpoint(folder)["epoch"] for folder in jobs] == [1, 2]
 
 
 def die(args, folder, verbose):

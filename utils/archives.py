@@ -138,9 +138,10 @@ def _unpack(path: Path) -> bytes:
 
 
 def _is_ignored(member: tarfile.TarInfo) -> bool:
-    """Return whether a member is a folder or what macOS adds."""
+    """Return whether a member is a folder or what macOS and Windows add."""
     parts = member.name.split("/")
-    return member.isdir() or parts[0] == "__MACOSX" or parts[-1].startswith(("._", ".DS_Store"))
+    added = ("._", ".DS_Store", "Thumbs.db", "desktop.ini")
+    return member.isdir() or parts[0] == "__MACOSX" or parts[-1].startswith(added)
 
 
 def _split_name(member: tarfile.TarInfo, folder: str) -> tuple[str, str]:

@@ -94,7 +94,10 @@ def resumed_run(args_class: type, given: dict[str, Any], name: str | None) -> It
         raise UserError(f"{folder}: no checkpoint to resume from; start without --resume")
     lock = acquire_lock(folder)
     if lock is None:
-        raise UserError(f"{folder}: another process is training this run; wait until it ends")
+        raise UserError(
+            f"{folder}: another process is training this run; wait until it ends, or remove "
+            f"{folder / '.lock'} if there is none"
+        )
     with lock:
         saved = load_checkpoint(folder)["settings"]
         known = {field.name for field in dataclasses.fields(args_class)}

@@ -3,6 +3,8 @@
 import os
 import platform
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,21 @@ def make_reproducible(seed: int, threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)  # another number adds in another order
     seed_all(seed)
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Put the random numbers of PyTorch's CPU, NumPy and Python back as they were before.
+
+    Else a search in a notebook would draw the same settings again after each run.
+    """
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def seed_all(seed: int) -> None:

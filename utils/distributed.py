@@ -39,7 +39,7 @@ def warn(text: str) -> None:
 
 def init_processes() -> None:
     """Join the processes of torchrun: gloo carries CPU tensors, NCCL those of this rank's GPU."""
-    if not dist.is_torchelastic_launched():
+    if not dist.is_torchelastic_launched() or "RANK" not in os.environ:  # left in a shell
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -69,6 +69,6 @@ def acquire_lock(folder: Path, timeout: float = 0) -> AcquireReturnProxy | None:
         return None
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); make the folder writable, or remove "
-            "what is in its place"
+            f"{folder}: cannot be written or locked ({error.strerror}); make the folder writable, "
+            "remove what is in its place, or work on another disk"
         ) from error
