@@ -251,7 +251,7 @@ def _find_bars(
             sides.append(n)
         elif joined == 1:
             teeth.append(n)
-    bars = sides + (teeth if _are_teeth([boxes[n] for n in teeth]) else [])
+    bars = sides + (teeth if are_teeth([boxes[n] for n in teeth]) else [])
     lengths = np.array([max(_size(boxes[n])) for n in bars])
     alike = [n for n, apart in zip(bars, _apart(lengths), strict=True) if apart < 0.2]
     return alike if len(alike) > 2 else []
@@ -263,15 +263,14 @@ def _apart(sizes: np.ndarray) -> np.ndarray:
     return np.abs(sizes / typical - 1)
 
 
-def _are_teeth(boxes: list[Box]) -> bool:
+def are_teeth(boxes: list[Box]) -> bool:
     """Return whether boxes are print: four or more of one length, in equal distances."""
-    if len(boxes) < 4:
-        return False
     lengths = np.array([max(_size(box)) for box in boxes])
-    boxes = [box for box, apart in zip(boxes, _apart(lengths), strict=True) if apart < EQUAL]
-    corners = np.sort(np.array(boxes)[:, :2], axis=0)
-    distances = np.diff(corners, axis=0).max(axis=1)
-    return len(boxes) > 3 and float((_apart(distances) < EQUAL).mean()) > 0.7
+    corners = np.array(boxes).reshape(-1, 4)[_apart(lengths) < EQUAL, :2]
+    if len(corners) < 4:
+        return False
+    distances = np.diff(np.sort(corners, axis=0), axis=0).max(axis=1)
+    return float((_apart(distances) < EQUAL).mean()) > 0.7
 
 
 def _size(box: Box) -> tuple[int, int]:

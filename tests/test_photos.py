@@ -16,7 +16,7 @@ from predict import WEIGHTS, load_classifier
 from reading import classifier, photos
 from reading.crops import area_weights, set_stroke, to_mnist
 from reading.groups import contains, in_lines
-from reading.ink import find_outline, find_sheet, otsu, remove_lines
+from reading.ink import are_teeth, find_outline, find_sheet, otsu, remove_lines
 from reading.pictures import MAX_PIXELS, is_mnist, open_picture
 from utils.files import UserError
 
@@ -859,6 +859,19 @@ def test_the_teeth_of_combs_are_no_digits(digits, length):
             pen.line((left, bottom + 4 - length, left, bottom + 4), "black", 3)
 
     assert read_rows(digits, comb) == FIRST_ROWS
+
+
+@pytest.mark.parametrize("lengths, gaps, expected", [
+    ([40, 41, 40, 39, 40], [30, 31, 62, 30], True),  # one tooth is hidden
+    ([40, 41, 40, 39, 40], [30, 45, 24, 38], False),
+    ([40, 80, 40, 80], [30, 30, 30], False),  # none is like their median
+    ([40, 40, 40], [30, 30], False),
+    ([], [], False),
+])  # fmt: skip
+def test_teeth_are_alike_and_in_equal_distances(lengths, gaps, expected):
+    places = np.cumsum([0, *gaps]).tolist()[: len(lengths)]
+    boxes = [(x, 90 - tall, x + 4, 90) for x, tall in zip(places, lengths, strict=True)]
+    assert are_teeth(boxes) == expected
 
 
 @pytest.mark.parametrize("form", ["rectangle", "ellipse"])
