@@ -264,13 +264,13 @@ def _apart(sizes: np.ndarray) -> np.ndarray:
 
 
 def are_teeth(boxes: list[Box]) -> bool:
-    """Return whether boxes are print: four or more of one length, in equal distances."""
+    """Return whether boxes are print: four or more of one length, at equal distances."""
     lengths = np.array([max(_size(box)) for box in boxes])
     corners = np.array(boxes).reshape(-1, 4)[_apart(lengths) < EQUAL, :2]
     if len(corners) < 4:
         return False
-    distances = np.diff(np.sort(corners, axis=0), axis=0).max(axis=1)
-    return float((_apart(distances) < EQUAL).mean()) > 0.7
+    nearest = spatial.KDTree(corners).query(corners, 2)[0][:, 1]
+    return float((_apart(nearest) < EQUAL).mean()) > 0.7
 
 
 def _size(box: Box) -> tuple[int, int]:
