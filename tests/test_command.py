@@ -92,6 +92,19 @@ def test_an_error_of_the_code_has_a_traceback():
         run_command(lambda: torch.ones(2) @ torch.ones(3, 3))
 
 
+@posix_only
+@pytest.mark.parametrize("closed, printed", [("2>&-", "[1]\n"), (">&-", "")])
+def test_a_closed_stream_ends_no_command(tmp_path, closed, printed):
+    copy_code(tmp_path, "utils/*.py")
+    (tmp_path / "main.py").write_text(
+        "from utils.command import run_command\nfrom tqdm import tqdm\n"
+        "run_command(lambda: print(list(tqdm([1], disable=None))))"
+    )
+    words = ["sh", "-c", f"'{sys.executable}' main.py {closed}"]
+    done = subprocess.run(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (0, printed)
+
+
 def test_a_missing_package_is_named_in_one_line():
     # -S: without what pip installed
     for words in (["main.py"], ["-m", "experiments.ablation"], ["experiments/ablation.py"]):
