@@ -21,7 +21,9 @@ WIDE = 2.5  # times as wide as tall: two touching digits are narrower
 SAME = 0.15  # relative difference of two boxes' sides, at most
 EQUAL = 0.1  # relative difference of what is printed alike, at most
 INSIDE = 0.1  # of a circle's ink: more is within it if there is a digit
-RECTANGLE = 0.85  # of its box is filled by a rectangle, its corners rounded; 0.79 by an ellipse
+ROUNDED = 0.85  # of its box is filled by a rectangle, its corners rounded; 0.79 by an ellipse
+RECTANGLE = 0.93  # is filled by a rectangle, slightly askew; the squarest of 7,000 0s fills 0.91
+LEAST = 16  # pixels: the sides of boxes; a smaller 0 may seem square
 CELLS = 5  # an 8 has two, and its strokes may enclose a few more
 EDGES = 0.01, 0.02  # relative change of brightness per pixel: more is an edge
 SHARP = 0.88  # of a sheet's brightness: it is darker beyond the edge
@@ -362,8 +364,8 @@ def find_frames(labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
     """Return the outlines of boxes and circles around digits, and of those like them, [H, W].
 
     Where there are frames, others as large are frames too, though they are empty or a digit touches
-    them. A 0 may be as large as a circle is, but it is empty. Of a table that is askew all is
-    returned, as its lines would not be found.
+    them. A 0 may be as large as a circle is, but it is empty; it is not as square as an empty box.
+    Of a table that is askew all is returned, as its lines would not be found.
     """
     frames = np.zeros(labels.shape, bool)
     tables, _ = find_tables(labels, boxes)
@@ -377,13 +379,18 @@ def find_frames(labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
         elif outline.any() and _is_oblique(piece):
             frames[slices(boxes[n])] |= piece
     for n in boxes.keys() - set(tables):
+        if min(_size(boxes[n])) < LEAST:
+            continue
+        piece = labels[slices(boxes[n])] == n
+        outline = find_outline(piece)
+        if not outline.any():
+            continue
+        filled = ndimage.binary_fill_holes(piece).mean()
         apart = np.abs(np.array(sizes).reshape(-1, 2) - _size(boxes[n])) / _size(boxes[n])
-        if (apart.max(axis=1) < SAME).any():
-            piece = labels[slices(boxes[n])] == n
-            outline = find_outline(piece)
-            is_box = ndimage.binary_fill_holes(piece).mean() > RECTANGLE
-            if is_box or (piece & ~outline).sum() > INSIDE * outline.sum():
-                frames[slices(boxes[n])] |= outline
+        alike = (apart.max(axis=1) < SAME).any()
+        touched = (piece & ~outline).sum() > INSIDE * outline.sum()
+        if filled > (ROUNDED if alike else RECTANGLE) or (alike and touched):
+            frames[slices(boxes[n])] |= outline
     return frames
 
 
@@ -400,12 +407,14 @@ def find_outline(mask: np.ndarray) -> np.ndarray:
     It fills more than half of its box, and is as wide as from its edge inwards a third is ink.
     """
     filled = ndimage.binary_fill_holes(mask)
-    depth = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
-    levels = np.arange(1, max(2, depth.max() / 2))
-    inked = ndimage.mean(mask, depth.astype(int), levels)
-    if filled.mean() < 0.6 or inked.min() > 0.3:
+    if filled.mean() < 0.6:
         return np.zeros_like(mask)
-    return mask & (depth < 1.3 * levels[inked < 0.3][0] + 1)
+    depth = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
+    levels = depth.astype(int).ravel()
+    all_pixels, inked = np.bincount(levels), np.bincount(levels, mask.ravel())
+    thin = np.flatnonzero(inked < 0.3 * all_pixels)  # not those levels that have no pixels
+    thin = thin[(thin > 0) & (thin < max(2, depth.max() / 2))]
+    return mask & (depth < 1.3 * thin[0] + 1) if len(thin) else np.zeros_like(mask)
 
 
 def remove_lines(ink: np.ndarray) -> np.ndarray:

@@ -398,6 +398,15 @@ def test_empty_boxes_beside_others_are_no_zeros():
     assert read(page) == "72472"
 
 
+@pytest.mark.parametrize("angle", [-2, 0])
+def test_boxes_to_tick_are_no_zeros(digits, angle):
+    page = row_of_four(digits, 0).convert("RGB")
+    for left in (135, 285, 430):
+        ImageDraw.Draw(page).rectangle((left, 90, left + 32, 122), None, "black", 3)
+    turned = page.rotate(angle, Image.Resampling.BICUBIC, fillcolor="white")
+    assert read(turned) == FIRST_ROWS[0]
+
+
 def test_a_dotted_0_makes_no_box_of_others():
     page = Image.new("RGB", (330, 130), "white")
     for left in (20, 120, 220):
@@ -633,7 +642,9 @@ def test_second_sight_looks_at_what_seemed_too_tall():
 
 def test_what_lies_beyond_the_paper_stays_out_at_second_sight():
     digit, beyond = (100, 100, 140, 160), (160, 100, 200, 160)
-    picture = on_paper(frames([digit, beyond]))
+    picture = on_paper(np.zeros((330, 300)))
+    for box in (digit, beyond):
+        ImageDraw.Draw(picture).ellipse(box, outline=40, width=4)
     paper = np.tile(np.arange(300) < 150, (330, 1))
     grey = np.asarray(picture, float)
     sight = photos.Sight(grey, sheet_of(frames([digit])), True, True, paper)
@@ -785,6 +796,13 @@ def test_a_ring_is_found_without_a_digit_that_touches_it():
     assert not find_outline(ring | stroke)[35:65, 150:155].any()
     box = np.pad(np.zeros((90, 190), bool), 5, constant_values=True)
     assert (find_outline(box) == box).all()
+
+
+def test_pieces_of_any_shape_have_an_outline_or_none():
+    generator = np.random.default_rng(0)
+    for share in np.linspace(0.1, 0.9, 300):  # of what is within a box of 13 by 17 pixels
+        piece = np.pad(generator.random((11, 15)) < share, 1, constant_values=True)
+        assert not (find_outline(piece) & ~piece).any()
 
 
 @pytest.mark.parametrize("pens", [
