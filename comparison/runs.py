@@ -76,6 +76,7 @@ def finish_run(run: Run, args: Any, folder: Path) -> History:
     """Train a run to its end from where it stands; returns its history."""
     # Waits for another comparison's process; held until the end of this function.
     _lock = acquire_lock(folder, timeout=-1)
+    (folder / STOPPED).unlink(missing_ok=True)  # of a checkpoint that was damaged since
     history = run(args, folder, False)
     if len(history) < args.epochs:
         atomic_write(folder / STOPPED, b"")
