@@ -33,7 +33,7 @@ from utils.archives import (
 )
 from utils.augment import Augmentation, deskew
 from utils.cache import load_images
-from utils.distributed import rank, warn, world_size
+from utils.distributed import is_first, rank, warn, world_size
 from utils.files import PLOTS, UserError, atomic_write, named
 from utils.settings import Parser
 
@@ -108,7 +108,8 @@ def load_splits(data_dir: str, val_size: int) -> tuple[Split, Split]:
     train = Split(folder.images, folder.labels)
     if not val_size:
         test = MNIST(Path(data_dir) / "test")
-        warn_of_leak(data_dir, train.images, test.images)
+        if is_first():  # others would compare all images for a warning that they do not print
+            warn_of_leak(data_dir, train.images, test.images)
         return train, Split(test.images, test.labels)
     if val_size >= len(folder):
         raise UserError(f"--val_size {val_size}: leaves none of {len(folder)} to train on")

@@ -61,7 +61,9 @@ NAME = "train/00100_1.png"
 HOSTILE = {  # what: (member's name or header, its content, what the line tells)
     "path traversal": ("train/../../evil_1.png", png(), "train/{ID}_{Label}.png"),
     "absolute name": ("/train/00100_1.png", png(), "train/{ID}_{Label}.png"),
+    "drive letter": ("C:/train/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "symbolic link": (special(NAME, tarfile.SYMTYPE, "/etc"), b"", "link"),
+    "hard link": (special(NAME, tarfile.LNKTYPE, "train/x"), b"", "link"),
     "duplicate ID": ("train/0_3.png", png(), "twice"),
     "other name": ("train/readme.txt", b"hello", "{ID}_{Label}.png"),
     "line break in a name": ("train/0\n1_1.png", png(), "{ID}_{Label}.png"),
@@ -114,7 +116,10 @@ DAMAGE = {  # what: content, position of a member -> content
     "empty": lambda tar, start: b"",
     "not a tar": lambda tar, start: b"no archive" * 200,
     "without images": lambda tar, start: tar_bytes([(special("train", tarfile.DIRTYPE), b"")]),
+    "cut in the first header": lambda tar, start: tar[:300],
+    "cut in a member": lambda tar, start: tar[: start + 700],
     "cut between members": lambda tar, start: tar[:start],
+    "flipped bit in a header": lambda tar, start: changed(tar, start + 120, b"\xff"),
     "zeroed header": lambda tar, start: changed(tar, start, bytes(512)),
     "zeros to the end": lambda tar, start: tar[:start].ljust(len(tar), b"\0"),
 }

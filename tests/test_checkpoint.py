@@ -104,19 +104,20 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(small, monkeypatch, cli):
     same_run("whole", "long")
 
 
-@pytest.mark.parametrize("make_scheduler", [
-    lambda args, optimizer, steps: StepLR(optimizer, steps, 0.5),
-    lambda args, optimizer, steps: LambdaLR(optimizer, lambda step: np.exp2(-(step // steps))),
-    lambda args, optimizer, steps: SequentialLR(
-        optimizer,
-        [LinearLR(optimizer, total_iters=steps), MultiStepLR(optimizer, [steps // 2])],
-        [3 * steps // 2],
-    ),
+def one_after_the_other(args, optimizer, steps):
+    schedules = [LinearLR(optimizer, total_iters=steps), MultiStepLR(optimizer, [steps // 2])]
+    return SequentialLR(optimizer, schedules, [3 * steps // 2])
+
+
+@pytest.mark.parametrize("make_scheduler, rates", [
+    (lambda args, optimizer, steps: StepLR(optimizer, steps, 0.5), [0.001, 0.0005, 0.00025]),
+    (lambda args, optimizer, steps: LambdaLR(optimizer, lambda step: np.exp2(-(step // steps))),
+     [0.001, 0.0005, 0.00025]),
+    (one_after_the_other, [0.001 / 3, 0.001, 0.0001]),
 ])  # fmt: skip
-def test_any_schedule_of_pytorch_is_resumed_where_it_was(small, monkeypatch, make_scheduler):
+def test_any_schedule_of_pytorch_is_resumed_where_it_was(small, monkeypatch, make_scheduler, rates):
     monkeypatch.setattr(main, "make_scheduler", make_scheduler)
-    history = train("whole", 3)
-    assert len({row["lr"] for row in history}) == 3
+    assert [row["lr"] for row in train("whole", 3)] == pytest.approx(rates)
     for epochs in (1, 2, 3):
         train("parts", epochs)
     same_run("whole", "parts")
@@ -274,11 +275,18 @@ def test_a_run_in_progress_is_not_resumed_twice_nor_its_name_taken(finished, ref
 # --- Damage -----------------------------------------------------------------------------------
 
 
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 10] ^= 1
+    path.write_bytes(content)
+
+
 DAMAGE = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
     "of another program": lambda path: torch.save({"model": {}}, path),
     "a tensor": lambda path: torch.save(torch.zeros(3), path),
     "missing": Path.unlink,
+    "one byte of the weights": flip_a_byte,
 }
 
 

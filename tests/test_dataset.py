@@ -149,9 +149,10 @@ def write(*names):
 
 NOTHING = {  # what: (files that are there, --data_dir, what the line tells)
     "typo": (["digits/train/0_5.png"], "digit", "digit/train: no images"),
-    "one folder too deep": (["my/train/0_5.png"], "my/train", "my/train/train: no images"),
-    "folders of classes": ([f"my/train/{n}/0.png" for n in "01"], "my", "my/train: no images"),
-    "photographs": (["my/train/a.jpg", "my/train/.DS_Store"], "my", "my/train: no images"),
+    "one folder too deep": (["my/train/0_5.png"], "my/train", "holds 0_5.png; --data_dir is"),
+    "classes": ([f"my/train/{n}/{n}.png" for n in range(10)], "my", "train holds 0, 1, 2, ...;"),
+    "empty folder": (["my/train/.DS_Store"], "my", "holds nothing"),
+    "photographs": ([f"my/train/{n}.jpg" for n in "ab"], "my", "my/train holds a.jpg, b.jpg"),
     "no image": (["my/train/0_5.png"], "my", "0_5.png: it is not a PNG image"),
     "other name": (["my/train/cat.png"], "my", "cat.png: the name is not {ID}_{Label}.png"),
     "same ID": (["my/train/3_1.png", "my/train/3_7.png"], "my", "python dataset.py --merge"),
@@ -246,7 +247,7 @@ WRONG_MERGES = {  # what: (sources, what the line tells)
     "no image": (["empty.tar"], "empty.tar: 0_5.png: it is not a PNG"),
     "two labels": (["anna.tar", "corrected.tar"], "corrected.tar: 0_9.png is labelled 9, but"),
     "missing": (["dora.tar"], "dora.tar"),
-    "folder without images": (["data"], "data: no images"),
+    "folder without images": (["data"], "holds test.tar, train.tar"),
 }
 
 

@@ -56,7 +56,9 @@ def test_other_code_is_another_run(code):
         assert folders[-1] != folders[-2], old
 
 
-@pytest.mark.parametrize("module, indent", [("my.losses", ""), ("metrics", ""), ("losses", "    ")])
+@pytest.mark.parametrize("module, indent", [
+    ("my.losses", ""), ("metrics", ""), ("experiments.losses", ""), ("losses", "    "),
+])  # fmt: skip
 def test_code_in_a_file_of_ones_own_counts(code, module, indent):
     path = code / f"{module.replace('.', '/')}.py"
     path.parent.mkdir(exist_ok=True)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from conftest import ROOT, full_disk, load_run, tree, write_archives
 from PIL import Image
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
 
 import main
 from dataset import Batches, Split, load_splits, normalise
@@ -50,6 +49,15 @@ def test_every_network_learns(tmp_path, monkeypatch, large, model_type):
     assert main.run(args, RUNS / model_type, verbose=False)[-1]["test_accuracy"] > 80
 
 
+def one_cycle(step, steps, peak):
+    """Return the learning rate of a step: up a cosine for 30 % of them, and down another."""
+    top = 0.3 * steps - 1
+    low, share = peak / 25, step / top
+    if step > top:
+        low, share = low / 1e4, (steps - 1 - step) / (steps - 1 - top)
+    return low + (peak - low) * (1 - math.cos(math.pi * share)) / 2
+
+
 @pytest.mark.parametrize("args", [
     Args("LeNet5", 2, 30, seed=3),
     Args(**RECIPES["best"] | {"model_type": "LeNet5_regularization", "epochs": 2, "batch_size": 30,
@@ -66,21 +74,21 @@ def test_a_run_is_a_plain_loop_of_pytorch(small, args):
         for images, labels in load_splits("data", 0)
     )
     optimizer = torch.optim.SGD(network.parameters(), args.lr, 0.9, weight_decay=args.weight_decay)
-    schedule = OneCycleLR(optimizer, args.lr, 20, cycle_momentum=False) if args.deskew else None
     batches = Batches(training, 30, generator, make_augmentation(args, torch.device("cpu")))
-    for row in history:
+    for epoch, row in enumerate(history):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         network.train()
-        losses, hits = 0.0, 0
-        assert row["lr"] == optimizer.param_groups[0]["lr"]
-        for images, labels, _ in batches:
+        losses, hits, first_step = 0.0, 0, epoch * 10
+        for step, (images, labels, _) in enumerate(batches, first_step):
+            if args.schedule == "onecycle":
+                optimizer.param_groups[0]["lr"] = one_cycle(step, 20, args.lr)
+            if step == first_step:
+                assert row["lr"] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-4)
             logits = network(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=args.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if schedule:
-                schedule.step()
             losses += loss.item() * len(labels)
             hits += (logits.argmax(1) == labels).sum().item()
         assert row["train_loss"] == pytest.approx(losses / 300, rel=1e-3)
@@ -152,6 +160,14 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run(small, refused, flags, w
     torch.save(content, "cut.pt")
     assert words in refused(main, *MLP, *flags)
     assert not RUNS.exists() and not Path("plots").exists()
+
+
+def test_a_crash_in_the_first_epoch_leaves_the_name_free(small, cli, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(MODELS["CustomMLP"], "forward", lambda self, images: self.typo(images))
+        with pytest.raises(AttributeError):
+            cli(main, *MLP, "--name", "mine")
+    assert not RUNS.exists()
 
 
 class Noise(nn.Module):

@@ -69,13 +69,25 @@ def test_printed_table_and_parameter_sums_are_right_and_complete(printed, title,
 def test_regularization_acts():
     torch.manual_seed(0)
     network, images = LeNet5_regularization(), torch.randn(64, 1, 28, 28) * 3 + 1
+    dropped = []
+    network.dropout.register_forward_hook(
+        lambda _, inputs, output: dropped.append((*inputs, output))
+    )
+
     once, again = network(images), network(images)
-    assert not torch.equal(once, again) and network.dropout.p == 0.5
+    assert not torch.equal(once, again)
     for layer in (network.bn1, network.bn2, network.bn3):
         assert layer.running_mean.abs().max() > 1e-3 and (layer.running_var - 1).abs().max() > 1e-3
+    inputs, output = dropped[0]
+    alive = inputs != 0
+    assert 0.4 < (output[alive] == 0).float().mean() < 0.6
+    kept = alive & (output != 0)
+    assert torch.allclose(output[kept], 2 * inputs[kept])
+
     network.eval()
     assert torch.equal(network(images), network(images))
     assert not torch.allclose(network(images), once, atol=1e-2)
+    assert torch.equal(*dropped[-1])
 
 
 def test_networks_with_one_title_are_told_apart():

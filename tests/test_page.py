@@ -24,7 +24,7 @@ from dataset import MNIST, normalise
 from model import MODELS
 from reading.classifier import Classifier, classify, load_classifier
 from reading.crops import to_mnist
-from reading.page import pick_samples, render_page
+from reading.page import TEMPLATE, pick_samples, render_page
 from utils.augment import deskew
 from utils.files import UserError
 
@@ -520,6 +520,8 @@ def test_themes_and_print(page):
 
 def test_it_is_one_small_file_that_refers_to_no_other(html):
     assert len(html.encode()) < 1_000_000
+    template = TEMPLATE.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|\bsrc=|@import|url\(|\bfetch\(|XMLHttpRequest", template)
     assert set(re.findall(r'\b(?:href|src)="(.*?)"', html)) == {"data:,", "#draw", "#collect"}
     assert "getImageData" not in html  # some browsers give noise
 

@@ -210,10 +210,15 @@ def list_images(folder: Path) -> list[str]:
 def read_folder(folder: Path) -> dict[str, bytes]:
     """Return the files of a folder's images by name, sorted by ID; UserError if there are none."""
     names = list_images(folder)
-    if not names:
-        raise UserError(
-            f"{folder.absolute()}: no images such as 00000_5.png (ID and label); put them there, "
-            f"or an archive {folder.name}.tar of them in the folder's place; --data_dir is the "
-            "folder that holds train and test; for MNIST itself: python dataset.py --dataset MNIST"
-        )
-    return {name: (folder / name).read_bytes() for name in names}
+    if names:
+        return {name: (folder / name).read_bytes() for name in names}
+    place = folder.absolute()
+    while not place.is_dir():
+        place = place.parent
+    there = sorted(path.name for path in place.iterdir() if not path.name.startswith("."))
+    raise UserError(
+        f"{folder.absolute()}: no images such as 00000_5.png (ID and label); put them there, or an "
+        f"archive {folder.name}.tar of them in the folder's place; {place} holds "
+        f"{', '.join(there[:3]) or 'nothing'}{', ...' if len(there) > 3 else ''}; --data_dir is "
+        "the folder that holds train and test; for MNIST itself: python dataset.py --dataset MNIST"
+    )

@@ -31,9 +31,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def is_first() -> bool:
+    """Return whether this is the process that was started: no other rank, no worker of it."""
+    return rank() == 0 and multiprocessing.parent_process() is None
+
+
 def warn(text: str) -> None:
-    """Print a warning on stderr, but not again in other ranks and in workers."""
-    if rank() == 0 and multiprocessing.parent_process() is None:
+    """Print a warning on stderr, but not again in the other processes."""
+    if is_first():
         print(f"warning: {text}", file=sys.stderr)
 
 
