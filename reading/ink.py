@@ -194,6 +194,12 @@ def remove_long_lines(ink: np.ndarray, mask: np.ndarray, length: float) -> np.nd
     # Where lines cross each other they are longer too.
     rest = np.bincount(labels.ravel(), lines.ravel()) > 0.6 * np.bincount(labels.ravel())
     rest[0] = False
+    for n in np.flatnonzero(rest).tolist():
+        if min(_size(boxes[n])) > length / 2:  # a bold grid: a digit may touch it
+            rest[n] = False
+            grid = lines & (labels == n)
+            width = 1 + 2 * round(2 * np.median(inside[grid]))
+            thin |= (labels == n) & ndimage.maximum_filter(grid, width)
     bars = _find_bars(labels, boxes, thin, length / 12)
     if bars:
         sizes = np.array([_size(boxes[n]) for n in bars])

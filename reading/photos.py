@@ -15,8 +15,19 @@ import numpy as np
 from PIL import Image
 
 from reading.crops import SIDE, crop, draw
-from reading.groups import SMALLEST, Digit, Reading, View, distance, enclose, in_lines, name_box
-from reading.ink import find_ink, find_sheet, label, look, to_grey
+from reading.groups import (
+    SMALLEST,
+    Digit,
+    Group,
+    Reading,
+    View,
+    distance,
+    enclose,
+    grow,
+    in_lines,
+    name_box,
+)
+from reading.ink import Box, find_ink, find_sheet, label, look, slices, to_grey
 from reading.pictures import is_mnist
 from reading.sheet import MAX_DIGITS, Classify, Sheet
 
@@ -71,6 +82,15 @@ class Sight:
             return self.sheet.share()
         return self.sheet.quality(self.grey, self.dark)
 
+    def is_beyond(self, group: Group) -> bool:
+        """Return whether a group of this picture is like the digits, but beyond the paper."""
+        if self.paper is None or (group.mask & self.paper[slices(group.box)]).any():
+            return False
+        height = group.height / self.sheet.height
+        thickness = group.thickness / np.median([digit.thickness for digit in self.sheet.groups])
+        alike = 0.6 < height < 1.6 and 0.7 < thickness < 1.3 and not group.contact
+        return alike and group.confidence > 0.95 and group.width > 0.3 * group.height
+
     def turn(self, quarters: int) -> "Sight":
         """Return the same ink turned to the left by quarters, as the network sees it then."""
         sheet = Sheet(np.rot90(self.sheet.ink, quarters), self.sheet.classify)
@@ -107,8 +127,10 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
         if parts == 3:  # what is bright may be the sheet itself, what is dark a canvas
             for dark in (True, False) if canvas else (True,):
                 found = on_sheet(grey, find, classify, dark)
-                if found and found.quality > max(0.8, best.quality):
-                    return found
+                if found is None or found.quality <= max(0.8, best.quality):
+                    continue
+                if not any(found.is_beyond(group) for group in best.sheet.groups):
+                    return found  # else a fold was taken for the sheet's edge
         if best.quality > ENOUGH:
             return best
     assert best is not None
@@ -144,7 +166,10 @@ def on_sheet(
 
 
 def look_closer(picture: Image.Image, view: View, sight: Sight) -> tuple[View, Sheet]:
-    """Return where digits that were seen are, so enlarged that they are about 64 pixels tall."""
+    """Return where digits that were seen are, so enlarged that they are about 64 pixels tall.
+
+    What the border of that region cuts through may be a digit, too: it is looked at whole.
+    """
     sheet = sight.sheet
     low = 0.2 * sheet.height, SMALLEST * sheet.height
     fragments = [g for g in sheet.dropped if low[0] < g.height < low[1] and not g.contact]
@@ -152,6 +177,24 @@ def look_closer(picture: Image.Image, view: View, sight: Sight) -> tuple[View, S
     seen = sheet.groups + fragments + tall  # fragments may turn out to be parts of one digit
     places = [view.place(group.box) for group in seen]
     region = view.place(enclose(group.box for group in sheet.groups + tall), sheet.height)
+    whole = View(picture.size, (0, 0, *picture.size), 1)
+    margin = round(2 * sheet.height / view.scale)
+    for _ in range(4):
+        closer, found = look_at(picture, region, view, sight, places)
+        cut = [closer.place(group.box) for group in found.groups + found.dropped
+               if found.is_cut(group)]  # fmt: skip
+        larger = whole.place(enclose([region, *(grow(box, margin) for box in cut)]))
+        if larger == region:
+            break
+        region, places = larger, places + cut
+    return closer, found
+
+
+def look_at(
+    picture: Image.Image, region: Box, view: View, sight: Sight, places: list[Box]
+) -> tuple[View, Sheet]:
+    """Return a region of a picture that was seen in a view, and what is at places in it."""
+    sheet = sight.sheet
     pixels = (region[2] - region[0]) * (region[3] - region[1])
     scale = min(view.scale * HEIGHT / sheet.height, (WORKING_PIXELS / pixels) ** 0.5)
     closer = View(picture.size, region, scale)

@@ -27,7 +27,7 @@ from reading.groups import (
     typical_height,
     unite,
 )
-from reading.ink import Box, find_mask, label, slices, typical_area
+from reading.ink import Box, find_mask, label, slices, typical_area, weak_threshold
 
 MAX_DIGITS = 300
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
@@ -57,14 +57,19 @@ class Sheet:
             self.join_pairs()
             self.height = typical_height(self.groups)
             self.part()
-        self.dropped = [group for group in self.groups if not self.is_digit(group)]
-        self.groups = [group for group in self.groups if self.is_digit(group)]
+        self.dropped: list[Group] = []
+        self.drop([not self.is_digit(group) for group in self.groups])
         if places and self.groups:
-            self.drop_smudges()
+            steep = self.steepness()
+            self.drop(steep < STEEP * np.percentile(steep, 75))  # smudges, shadows, faint lines
+            heights = np.array([group.height for group in self.groups])
+            strokes = np.array([group.stroke for group in self.groups])
+            self.drop((heights > 1.6 * self.height) & (strokes > 2 * np.median(strokes)))  # a pen
 
     def find_pieces(self) -> list[tuple[Box, np.ndarray]]:
         """Return the connected pieces of ink, the largest first, without specks."""
         labels, boxes = label(find_mask(self.ink))
+        self.weak = label(self.ink > weak_threshold(self.ink))[0]
         areas = np.bincount(labels.ravel())
         least = max(4, SPECK * typical_area(areas, labels))
         chosen = [n for n in boxes if areas[n] >= least]
@@ -169,6 +174,7 @@ class Sheet:
                 return -1.0
             return whole.confidence - self.worth(digit) + 0.02
         linked = any(self.was_one(place, first, second) for place in self.places)
+        linked = linked or bool(self.weak_pieces(first) & self.weak_pieces(second))
         above = -gap(first.box, second.box, axis=0) > 0.5 * min(first.width, second.width)
         apart = distance(first.box, second.box)
         linked = linked or (above and (apart < 0 or whole.height < 1.2 * self.height))
@@ -182,6 +188,10 @@ class Sheet:
         elif min(heights) > 0.75 * self.height:  # side by side, each as tall as a digit
             margin = 0.3
         return whole.confidence - self.worth(rest) - margin
+
+    def weak_pieces(self, group: Group) -> set[int]:
+        """Return the numbers of the pieces of ink, weak ink too, in which a group is."""
+        return set(self.weak[slices(group.box)][group.mask].tolist()) - {0}
 
     @staticmethod
     def was_one(place: Box, first: Group, second: Group) -> bool:
@@ -229,13 +239,16 @@ class Sheet:
 
         The wider the group the less. Where the network is sure it is one, whatever its parts.
         """
-        if 1 - group.confidence <= SURE:
+        width = group.width / min(self.height, (self.height + group.height) / 2)
+        if 1 - group.confidence <= SURE and width < 1.5:
             return np.inf
-        width = group.width / self.height
         if width > 4 or (group.contact and not self.places):  # a line, a desk
             return np.inf
         seen = [place for place in self.places if contains(grow(group.box, 3), place)]
-        if sum(place[3] - place[1] > 0.7 * self.height for place in seen) > 1:
+        several = sum(place[3] - place[1] > 0.7 * self.height for place in seen) > 1
+        if group.height > 1.8 * self.height:  # a 4 or a 9 with a long stem
+            return 3.0 if several or width > 1.05 else np.inf
+        if several:
             return 1.0
         if width > 1.5 and len(self.groups) > 1:
             return 0.1
@@ -304,12 +317,11 @@ class Sheet:
         pairs = zip(self.groups, outlines, strict=True)
         return np.array([np.median(self.slopes[slices(g.box)][outline]) for g, outline in pairs])
 
-    def drop_smudges(self) -> None:
-        """Drop what has edges much less steep than most digits: smudges, shadows, faint lines."""
-        steep = self.steepness()
-        clear = steep >= STEEP * np.percentile(steep, 75)
-        self.dropped += [self.groups[index] for index in np.flatnonzero(~clear)]
-        self.groups = [self.groups[index] for index in np.flatnonzero(clear)]
+    def drop(self, unfit: Sequence[bool] | np.ndarray) -> None:
+        """Drop the groups [N] that are no digits."""
+        pairs = list(zip(self.groups, unfit, strict=True))
+        self.dropped += [group for group, is_unfit in pairs if is_unfit]
+        self.groups = [group for group, is_unfit in pairs if not is_unfit]
 
     def quality(self, grey: np.ndarray, dark: bool) -> float:
         """Return the share of sure ink; half if it is like the paper in a picture [H, W]."""
@@ -349,10 +361,14 @@ class Sheet:
         least = 0.15 if small > 2 else 0.3
         for group in no_lines:
             height = group.height / self.height
-            stroke = 0 < group.contact < 0.5 * (group.width + group.height)
-            cut_off = stroke and 0.6 < height < 1.4 and group.thickness < 0.4 * group.height
-            if cut_off or (group in sure and least < height < 2 * LARGEST):
+            if self.is_cut(group) or (group in sure and least < height < 2 * LARGEST):
                 yield group.box
+
+    def is_cut(self, group: Group) -> bool:
+        """Return whether a group is a stroke at the border, about as tall as the digits are."""
+        stroke = 0 < group.contact < 0.5 * (group.width + group.height)
+        alike = 0.6 < group.height / self.height < 1.4
+        return stroke and alike and group.thickness < 0.4 * group.height
 
     def unread(self, view: View) -> Iterator[str]:
         """Yield where more ink is no digit than is one, that at the border apart."""

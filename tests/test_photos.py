@@ -222,6 +222,32 @@ def test_an_uneven_row_is_one_line():
     assert in_lines(row + below) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
+def test_a_pen_beside_digits_is_no_1(digits):
+    page = np.pad(written(digits[:4]), ((100, 100), (160, 0)))
+    page[60:-60, 60:110] = 0.8
+    reading = photos.find_digits(on_paper(page).convert("RGB"), probabilities)
+    assert "".join(map(str, reading.shares.argmax(axis=1))) == "7210"
+    assert any("left out" in warning for warning in reading.warnings)
+
+
+def test_a_fold_is_no_edge_of_the_sheet(digits):
+    ink = np.pad(written(digits[8:12], margin=60), ((80, 80), (40, 40)))
+    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]]
+    in_shade = x > ink.shape[1] / 2 - 30 + 60 * y / len(ink)
+    paper = ndimage.gaussian_filter(np.where(in_shade, 135, 225) * (1 - 0.85 * ink), 1)
+    paper += np.random.default_rng(0).normal(0, 1, ink.shape)
+    assert read(Image.fromarray(paper.clip(0, 255).astype(np.uint8)).convert("RGB")) == "5906"
+
+
+def test_a_digit_in_the_shade_of_the_border_is_read(digits):
+    ink = np.pad(written(digits[5:9], margin=0), ((90, 60), (10, 60)))
+    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]]
+    from_border = np.minimum.reduce([x, y, x.max() - x, y.max() - y])
+    paper = 200 * (1 - 0.6 * np.exp(-from_border / 20)) * (1 - 0.5 * ink)
+    paper = ndimage.gaussian_filter(paper, 1) + np.random.default_rng(0).normal(0, 1, ink.shape)
+    assert read(Image.fromarray(paper.clip(0, 255).astype(np.uint8)).convert("RGB")) == "1495"
+
+
 def test_dirt_and_edges_are_no_digits(digits):
     ink = written(digits[:2], margin=60)
     ink[5:9, 5:9] = ink[-9:-6, 100:103] = 1  # dirt
@@ -525,6 +551,22 @@ def test_a_pale_joint_does_not_part_a_digit():
     ImageDraw.Draw(page).line([(67, 40), (46, 89), (75, 89)], "#5f64cd", 4)
     ImageDraw.Draw(page).line([(79, 62), (79, 115)], "#3c3cbe", 6)
     assert read(page) == "4"
+
+
+@pytest.mark.parametrize("stretch, pale", [(1.3, 0.25), (1.6, 0.35), (1.9, 0.25)])
+@pytest.mark.parametrize("nine", [7, 9, 12])
+def test_a_pale_joint_does_not_part_a_tall_9(digits, nine, stretch, pale):
+    tall = Image.fromarray(digits[nine]).resize((80, round(80 * stretch)))
+    ink = np.asarray(tall) / 255
+    joint = int(np.flatnonzero(ink.max(axis=1) > 0.3).mean())
+    ink = ink.copy()
+    ink[joint - 3 : joint + 3] *= pale
+    page = np.zeros((len(ink) + 80, 500))
+    page[40:-40, 40:120] = ink
+    page[60:140, 150:450] = np.hstack(
+        [np.asarray(Image.fromarray(image).resize((100, 80))) / 255 for image in digits[[3, 0, 1]]]
+    )
+    assert read(on_paper(page).convert("RGB")) == "9072"
 
 
 def test_touching_digits_are_parted():
@@ -1007,6 +1049,19 @@ def chain(images):
 ])  # fmt: skip
 def test_digits_that_all_touch_are_parted(digits, first, expected):
     assert read(chain(digits[first : first + len(expected)])) == expected
+
+
+@pytest.mark.parametrize("pair, low", [([72, 2], 0.7), ([47, 5], 0.7), ([47, 5], 0.8)])
+def test_a_low_pair_that_the_network_is_sure_of_is_parted(digits, pair, low):
+    ink = (255 - np.asarray(chain(digits[pair]).convert("L"), float) - 10) / 205
+    ink = np.asarray(
+        Image.fromarray(ink).resize((ink.shape[1] * 4 // 5, int(0.8 * low * len(ink))))
+    )
+    page = np.zeros((260, 800))
+    page[60 : 60 + len(ink), 20 : 20 + ink.shape[1]] = ink.clip(0, 1)
+    for number, left in ((3, 300), (0, 450), (11, 600)):
+        page[60:172, left : left + 112] = np.kron(digits[number], np.ones((4, 4))) / 255
+    assert read(on_paper(page).convert("RGB")) == "21076"
 
 
 def test_a_wide_digit_is_not_parted():
