@@ -179,7 +179,7 @@ def look_closer(picture: Image.Image, view: View, sight: Sight) -> tuple[View, S
     region = view.place(enclose(group.box for group in sheet.groups + tall), sheet.height)
     whole = View(picture.size, (0, 0, *picture.size), 1)
     margin = round(2 * sheet.height / view.scale)
-    for _ in range(4):
+    for _ in range(4):  # at most, as a line may be cut through each time
         closer, found = look_at(picture, region, view, sight, places)
         cut = [closer.place(group.box) for group in found.groups + found.dropped
                if found.is_cut(group)]  # fmt: skip

@@ -69,7 +69,6 @@ class Sheet:
     def find_pieces(self) -> list[tuple[Box, np.ndarray]]:
         """Return the connected pieces of ink, the largest first, without specks."""
         labels, boxes = label(find_mask(self.ink))
-        self.weak = label(self.ink > weak_threshold(self.ink))[0]
         areas = np.bincount(labels.ravel())
         least = max(4, SPECK * typical_area(areas, labels))
         chosen = [n for n in boxes if areas[n] >= least]
@@ -174,7 +173,7 @@ class Sheet:
                 return -1.0
             return whole.confidence - self.worth(digit) + 0.02
         linked = any(self.was_one(place, first, second) for place in self.places)
-        linked = linked or bool(self.weak_pieces(first) & self.weak_pieces(second))
+        linked = linked or bool(self.weak_labels(first) & self.weak_labels(second))
         above = -gap(first.box, second.box, axis=0) > 0.5 * min(first.width, second.width)
         apart = distance(first.box, second.box)
         linked = linked or (above and (apart < 0 or whole.height < 1.2 * self.height))
@@ -189,9 +188,14 @@ class Sheet:
             margin = 0.3
         return whole.confidence - self.worth(rest) - margin
 
-    def weak_pieces(self, group: Group) -> set[int]:
-        """Return the numbers of the pieces of ink, weak ink too, in which a group is."""
-        return set(self.weak[slices(group.box)][group.mask].tolist()) - {0}
+    @cached_property
+    def weak_pieces(self) -> np.ndarray:
+        """Return the numbers of the pieces of all ink, weak ink too, int [H, W]; 0 is paper."""
+        return label(self.ink > weak_threshold(self.ink))[0]
+
+    def weak_labels(self, group: Group) -> set[int]:
+        """Return in which of these pieces a group is: a pale joint links it to others."""
+        return set(self.weak_pieces[slices(group.box)][group.mask].tolist()) - {0}
 
     @staticmethod
     def was_one(place: Box, first: Group, second: Group) -> bool:
