@@ -558,7 +558,6 @@ def test_a_pale_joint_does_not_part_a_tall_9(digits, nine, stretch, pale):
     tall = Image.fromarray(digits[nine]).resize((80, round(80 * stretch)))
     ink = np.asarray(tall) / 255
     joint = int(np.flatnonzero(ink.max(axis=1) > 0.3).mean())
-    ink = ink.copy()
     ink[joint - 3 : joint + 3] *= pale
     page = np.zeros((len(ink) + 80, 500))
     page[40:-40, 40:120] = ink
