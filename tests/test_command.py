@@ -65,8 +65,9 @@ def test_only_a_command_changes_ctrl_c_and_plots(tmp_path, name, before, backend
     copy_code(tmp_path, "utils/*.py")
     (tmp_path / "matplotlibrc").write_text("text.usetex: True")
     (tmp_path / name).write_text(
-        f"import signal\n{before}\nfrom utils.command import IS_COMMAND\nimport utils.plots\n"
-        "import matplotlib\nown = signal.getsignal(2) is signal.default_int_handler\n"
+        f"import signal\n{before}\nhandler = signal.getsignal(2)\n"
+        "from utils.command import IS_COMMAND\nimport utils.plots\nimport matplotlib\n"
+        "own = signal.getsignal(2) is handler\n"
         "print(own, IS_COMMAND, matplotlib.rcParams['text.usetex'])"
     )
     environment = os.environ | {"MPLBACKEND": backend}
