@@ -26,11 +26,11 @@ def code(tmp_path, monkeypatch):
     return tmp_path
 
 
-def folder(model_type="LeNet5", **settings):
+def folder(model_type="LeNet5", data=DATA, **settings):
     """Return the folder of a run."""
     args = Args(device="cpu", **settings)
     args.model_type = model_type  # which only the copy may know
-    return run_folder(args, group_folder(args, DATA))
+    return run_folder(args, group_folder(args, data))
 
 
 def edit(path, old, new):
@@ -151,10 +151,10 @@ def test_settings_data_device_threads_processes_and_pytorch_are_part_of_it(monke
         (tmp_path / name).write_text(name.replace("copy", "weights"))
         others.append(folder(init=str(tmp_path / name)))
     assert others[-3] == others.pop(-2)  # what the file holds, not where it lies
-    others.append(group_folder(Args(device="cpu"), ("a digest", "of other labels")))
+    others += [folder(data=data) for data in (("a digest", "a third"), ("a third", "another"))]
     monkeypatch.setattr(identity, "world_size", lambda: 2)
     others.append(folder())
     monkeypatch.setattr(identity, "select_device", lambda _: torch.device("cuda"))
     others.append(folder())
     monkeypatch.setattr("torch.__version__", "0.0")
-    assert len({before, *others, folder()}) == 13
+    assert len({before, *others, folder()}) == 14
