@@ -91,12 +91,20 @@ def test_two_runs_at_once_on_a_fresh_clone_and_one_in_this_process_are_the_same(
     }
 
 
+def interrupt(*_):
+    signal.raise_signal(signal.SIGINT)
+
+
 def test_ctrl_c_ends_cleanly_and_says_how_to_resume(small, monkeypatch, cli):
     train("whole", 2)
-    tests = iter((main.test, lambda *_: signal.raise_signal(signal.SIGINT)))
+    tests = iter((interrupt, main.test, interrupt))
     with monkeypatch.context() as patch:
         patch.setattr(main, "test", lambda *arguments: next(tests)(*arguments))
-        code, _, err = cli(main, *MLP, "--epochs", 2, "--name", "long")
+        flags = (*MLP, "--epochs", 2, "--name", "long")
+        code, _, err = cli(main, *flags)
+        assert (code, err) == (130, "interrupted before the first epoch ended: nothing is kept\n")
+        assert not (RUNS / "long").exists()
+        code, _, err = cli(main, *flags)
     assert code == 130
     assert err == "interrupted; to resume: python main.py --resume --name long\n"
     assert load_run("long")[1]["epoch"] == 1
