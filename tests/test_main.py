@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,9 @@ def test_a_run_says_what_it_trains_and_where_its_files_are(small, cli, capfd):
         with Image.open(path) as image:
             assert image.format == "PNG" and image.width >= 800
             assert len(image.convert("RGB").getcolors(2**24)) > 50  # drawn, not blank
-    history = main.run(Args("CustomMLP", epochs=2), "runs/quiet", verbose=False)
+    started = time.perf_counter()
+    history = main.run(Args("CustomMLP", epochs=5), "runs/quiet", verbose=False)
+    assert sum(row["seconds"] for row in history) <= time.perf_counter() - started
     assert history == load_run("quiet")[0] == load_run("quiet")[1]["history"]
     assert capfd.readouterr() == ("", "")
 
