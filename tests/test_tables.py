@@ -69,6 +69,12 @@ def test_runs_of_other_seeds_are_compared_without_pairs():
     assert accuracy_difference(network([99.0], [0] * 4), old).verdict == "unknown (one run)"
 
 
+def test_a_run_that_stopped_early_keeps_its_last_epoch():
+    runs = network([90.0, 80.0], [0] * 4)
+    runs.runs[0].curves = {name: curve[-1:] for name, curve in runs.runs[0].curves.items()}
+    assert runs.curves("test_accuracy").tolist() == [[90.0, 90.0], [70.0, 80.0]]
+
+
 def test_tables_hold_what_differs_and_intervals_of_what_can_be():
     runs = comparison(LeNet5=network([40.0, 99.0], [0, 0, 0, 2]),
                       CustomMLP=network([97.0, 98.0], [1] * 4))  # fmt: skip
@@ -91,5 +97,8 @@ def test_tables_hold_what_differs_and_intervals_of_what_can_be():
     runs.setup["settings"] |= {"lr": 0.5, "deskew": True, "epochs": 7}
     changed = comparison_tables(runs)
     assert "| other settings | lr 0.5, deskew True |" in changed and "| epochs | 7 |" in changed
+    uneven = comparison(LeNet5=network([99.0], [0] * 4), CustomMLP=network([98.0, 97.0], [0] * 4))
+    counts = "LeNet-5 1 (seed 0); CustomMLP 2 (seeds 0 to 1)"  # as runs failed
+    assert f"| runs per network | {counts} |\n" in comparison_tables(uneven)
     alone = comparison_tables(comparison(LeNet5=network([99.0], [0] * 4)))
     assert "| test accuracy, % | 99.00 |" in alone and "verdict" not in alone
