@@ -26,6 +26,7 @@ def test_intervals_of_known_values():
     # Equal sizes and variances make Welch's t Student's: 4.3027 with nearly 2 degrees of freedom.
     assert welch_interval([1.0, 2.0], [4.0, 5.0]) == pytest.approx([-3 - 3.0424, -3 + 3.0424], 1e-3)
     assert welch_interval([99.0], [98.0, 98.5]) is None
+    assert welch_interval([0.0, 100.0], [0.0, 100.0]) == (-100.0, 100.0)  # what it can be
     # Newcombe (1998): 81 of 263.
     assert proportion_interval(81, 263) == pytest.approx([25.53, 36.62], abs=0.01)
 
