@@ -68,7 +68,7 @@ def predict_all(classifiers, images):
 
 @pytest.fixture(scope="module")
 def html(classifiers, images, labels):
-    return render_page(classifiers, images, labels, "LeNet-5 is run ours.")
+    return render_page(classifiers, images, labels, "LeNet-5 is run </script>.")
 
 
 def pytest_generate_tests(metafunc):
@@ -285,7 +285,7 @@ def test_it_shows_why_for_the_digit_pointed_at_or_chosen(page, classifiers):
 
 def test_bars_and_predictions_follow_every_move(page):
     assert text(page, "#answer") == "Draw a digit."
-    assert text(page, "#origin") == "LeNet-5 is run ours."
+    assert text(page, "#origin") == "LeNet-5 is run </script>."
     assert not bars(page).any() and not any(texts(page, ".digit"))
     busy = "return document.getElementById('answer').ariaBusy"
     places, seen = [(24, 16), (76, 15), (66, 36), (44, 88)], set()
