@@ -111,8 +111,8 @@ def test_commands_run_and_leave_git_clean(
     (tested,) = [out for line, out in printed.items() if "--run ours --test" in line]
     assert re.match(r"ours on class/test: 20 images, .* accuracy (9\d\.|100)", tested)
     page, ours = Path("ours.html").read_text(), load_run("ours")[1]
-    assert ours["settings"]["init"] == "data/weights/LeNet5.pt"
-    assert "LeNet-5 is run ours, trained on 50 images" in page
+    init = "with the initial weights data/weights/LeNet5.pt"
+    assert f"LeNet-5 is run ours, trained on 50 images, {init}." in page
     assert base64.b64encode(ours["model"]["fc3.bias"].numpy().tobytes()).decode() in page
 
 
