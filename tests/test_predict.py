@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from main import Args
 from model import MODELS
 from reading import classifier as reading_classifier
 from reading import onnx as reading_onnx
+from reading.groups import Digit
 from utils import files
 from utils.checkpoint import RUNS, load_weights, pack_weights
 
@@ -117,6 +119,16 @@ def test_classes_may_be_words(place, digits, cli, monkeypatch):
     text = " ".join(words[label] for label in labels[1:7])
     assert f"rows.png: 6 digits, {text} (least" in cli(predict, "rows.png")[1]
     assert json.loads(cli(predict, "rows.png", "--json")[1])["digits"] == text
+
+
+@pytest.mark.parametrize("probability, shown", [
+    (0.4996, "? at line 2, 49 %"), (0.5, "8 at line 2, 50 %"), (0.9996, "8 at line 2, 99 %"),
+])  # fmt: skip
+def test_only_certainty_is_100_percent_and_only_a_question_mark_below_50(probability, shown):
+    shares = np.zeros((2, 10))
+    shares[0, 7], shares[1, 8] = 1, probability
+    reading = SimpleNamespace(shares=shares, digits=[Digit((), None, row, 2) for row in shares])
+    assert predict.describe_picture(Path("a.png"), reading).endswith(f"(least certain: {shown})")
 
 
 def test_images_as_totensor_makes_them_are_refused():
