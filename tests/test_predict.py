@@ -131,6 +131,17 @@ def test_only_certainty_is_100_percent_and_only_a_question_mark_below_50(probabi
     assert predict.describe_picture(Path("a.png"), reading).endswith(f"(least certain: {shown})")
 
 
+def test_a_turned_picture_is_shown_upright(place, digits):
+    write_sheet("rows.png", digits[0][1:7], columns=3)
+    with Image.open("rows.png") as upright:
+        upright.rotate(-90, expand=True).save("side.png")
+        picture, reading = predict.read_picture(
+            reading_classifier.load_classifier(WEIGHTS["LeNet5"]), Path("side.png")
+        )
+        assert np.array_equal(picture.convert("L"), upright)
+    assert json.loads(predict.to_json(Path("side.png"), reading))["turned"] == 90
+
+
 def test_images_as_totensor_makes_them_are_refused():
     classifier = reading_classifier.load_classifier(WEIGHTS["LeNet5"])
     with pytest.raises(TypeError, match="uint8"):
