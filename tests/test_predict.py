@@ -279,6 +279,14 @@ def test_of_a_picture_all_crops_are_written_or_none(place, digits, cli, monkeypa
 # --- ONNX -------------------------------------------------------------------------------------
 
 
+def test_onnx_file_that_computes_something_else_is_not_written(place, refused, monkeypatch):
+    session = SimpleNamespace(run=lambda *_: [np.zeros((1000, 10), np.float32)])
+    monkeypatch.setattr(reading_onnx, "build_onnx", lambda _: b"")
+    monkeypatch.setattr(reading_onnx, "load_session", lambda _: session)
+    assert "a.onnx: not written" in refused(predict, "--export", "a.onnx")
+    assert not list(place.iterdir())
+
+
 def test_onnx_file_of_a_run_computes_what_pytorch_does(place, cli, digits, monkeypatch):
     Path("runs/mine").mkdir(parents=True)
     shutil.copy(WEIGHTS["LeNet5_regularization"], "runs/mine/checkpoint.pt")
