@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import get_data_path
 from photographs import light, photograph, write_row
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy import ndimage
 
 from predict import WEIGHTS, load_classifier
@@ -300,8 +300,10 @@ def test_every_kind_of_file_shows_the_same(digits, tmp_path):
     deep = np.asarray(picture).astype(np.uint16) * 256
     close(save(Image.fromarray(deep), tmp_path / "16bit.png"), 20)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright
-    close(save(picture.rotate(90, expand=True), tmp_path / "turned.jpg", exif=exif))
+    for exif[0x0112] in range(1, 9):  # however the camera was held
+        turned = save(picture, tmp_path / "turned.jpg", exif=exif)
+        with Image.open(tmp_path / "turned.jpg") as image:
+            assert np.array_equal(turned.convert("L"), ImageOps.exif_transpose(image))
 
 
 @pytest.mark.parametrize("ink", [(0, 0, 0, 255), (255, 255, 255, 255)])
