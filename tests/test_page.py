@@ -203,6 +203,11 @@ def test_it_says_if_python_computes_something_else(page):
     assert page.js("return agreesWithPython()")
     assert not page.js("DATA.samples.logits.CustomMLP[2][9] += 0.1; return agreesWithPython()")
 
+    html = (page.downloads / "index.html").read_text(encoding="utf-8")
+    changed = html.replace('"temperature":1.5', '"temperature":1.6')
+    (page.downloads / "changed.html").write_text(changed, encoding="utf-8")
+    page.open((page.downloads / "changed.html").as_uri())
+    assert text(page, "#origin").startswith("Their predictions are wrong here")
 
 @pytest.mark.every_browser
 def test_thirty_drawings_become_images_and_predictions_as_in_python(page, classifiers):
