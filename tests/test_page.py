@@ -357,10 +357,21 @@ def test_keys_and_buttons_undo_erase_and_clear(page):
     draw(page, [[(50, 12), (50, 88)]])  # with the pen again
     assert np.array_equal(image_of(page), one)
 
+    page.act(pointer(page, (20, 20), "down", (80, 80)))
+    page.press(ESCAPE)
+    page.act(pointer(page, (80, 20), "up"))  # of a stroke that has ended
+    assert image_of(page) is None
 
 def test_every_button_is_reached_by_key_and_everything_has_a_name(page):
     draw(page, [[(50, 12), (50, 88)]])
+    disabled = "return [...document.querySelectorAll('button:disabled')].map(button => button.id)"
+    start_collecting(page)
+    nothing_kept = {"train", "test", "forget"}
+    assert set(page.js(disabled)) == {"undo", "eraser", "clear", "keep", *nothing_kept}
+    page.js("location.hash = '#draw'")
+    wait_for(page, "!isCollecting()")
     focused = """const element = document.activeElement;
+    assert set(page.js(disabled)) == nothing_kept
       return [element.id, getComputedStyle(element).outlineStyle];"""
     reached = {}
     for _ in range(8):
@@ -397,6 +408,10 @@ def test_test_images_come_with_their_label_and_disagreements_are_highlighted(pag
     assert text(page, "#answer") == "All three predict 1." and not any(texts(page, ".verdict"))
     assert not texts(page, ".disagree, .other, .disputed")
 
+    click(page, "next")
+    draw(page, [[(20, 20), (80, 80)]])  # a new drawing, not one more stroke of the old one
+    click(page, "undo")
+    assert image_of(page) is None
 
 # --- Collecting -----------------------------------------------------------------------------------
 
