@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+from itertools import pairwise
 
 import conftest
 import numpy as np
@@ -202,12 +203,12 @@ def test_logits_are_those_of_pytorch(page, classifiers, images):
 def test_it_says_if_python_computes_something_else(page):
     assert page.js("return agreesWithPython()")
     assert not page.js("DATA.samples.logits.CustomMLP[2][9] += 0.1; return agreesWithPython()")
-
     html = (page.downloads / "index.html").read_text(encoding="utf-8")
     changed = html.replace('"temperature":1.5', '"temperature":1.6')
     (page.downloads / "changed.html").write_text(changed, encoding="utf-8")
     page.open((page.downloads / "changed.html").as_uri())
     assert text(page, "#origin").startswith("Their predictions are wrong here")
+
 
 @pytest.mark.every_browser
 def test_thirty_drawings_become_images_and_predictions_as_in_python(page, classifiers):
@@ -356,22 +357,22 @@ def test_keys_and_buttons_undo_erase_and_clear(page):
     assert image_of(page) is None and text(page, "#answer") == "Draw a digit."
     draw(page, [[(50, 12), (50, 88)]])  # with the pen again
     assert np.array_equal(image_of(page), one)
-
     page.act(pointer(page, (20, 20), "down", (80, 80)))
     page.press(ESCAPE)
     page.act(pointer(page, (80, 20), "up"))  # of a stroke that has ended
     assert image_of(page) is None
 
+
 def test_every_button_is_reached_by_key_and_everything_has_a_name(page):
-    draw(page, [[(50, 12), (50, 88)]])
     disabled = "return [...document.querySelectorAll('button:disabled')].map(button => button.id)"
     start_collecting(page)
     nothing_kept = {"train", "test", "forget"}
     assert set(page.js(disabled)) == {"undo", "eraser", "clear", "keep", *nothing_kept}
     page.js("location.hash = '#draw'")
     wait_for(page, "!isCollecting()")
-    focused = """const element = document.activeElement;
+    draw(page, [[(50, 12), (50, 88)]])
     assert set(page.js(disabled)) == nothing_kept
+    focused = """const element = document.activeElement;
       return [element.id, getComputedStyle(element).outlineStyle];"""
     reached = {}
     for _ in range(8):
@@ -407,11 +408,11 @@ def test_test_images_come_with_their_label_and_disagreements_are_highlighted(pag
     assert np.array_equal(image_of(page), drawn)
     assert text(page, "#answer") == "All three predict 1." and not any(texts(page, ".verdict"))
     assert not texts(page, ".disagree, .other, .disputed")
-
     click(page, "next")
     draw(page, [[(20, 20), (80, 80)]])  # a new drawing, not one more stroke of the old one
     click(page, "undo")
     assert image_of(page) is None
+
 
 # --- Collecting -----------------------------------------------------------------------------------
 
@@ -446,9 +447,9 @@ def kept_digits(page):
 def test_digits_are_collected_counted_and_kept_over_a_reload(page, classifiers):
     start_collecting(page)
     page.press(ENTER)  # nothing to keep
-    first = text(page, "#ask")
-    click(page, "skip")
-    assert text(page, "#ask") != first
+    skips = "document.getElementById('skip').click(); return asked;"
+    asked = page.js(f"return Array.from({{length: 50}}, () => {{{skips}}})")
+    assert all(first != second for first, second in pairwise(asked))
     draw(page, drawings()[page.js("return asked")][2])
     page.press(ENTER)
     assert page.js("return kept.length") == 1 and image_of(page) is None
@@ -475,9 +476,18 @@ def test_digits_are_collected_counted_and_kept_over_a_reload(page, classifiers):
     wait_for(page, "!document.body.classList.contains('collecting')")
     assert re.match(r"Your number \d+, an? \d\. ", text(page, "#answer"))
     start_collecting(page)
-    page.js("window.confirm = () => true")
-    click(page, "forget")
-    assert not texts(page, "#kept li") and page.js("return localStorage.length") == 0
+    for confirmed, left in (("false", 19), ("true", 0)):
+        page.js(f"window.confirm = () => {confirmed}")
+        click(page, "forget")
+        assert len(texts(page, "#kept li")) == left
+    assert page.js("return localStorage.length") == 0
+
+
+def test_digits_that_another_window_deletes_are_gone(page):
+    start_collecting(page)
+    collect(page, 2)
+    page.js("localStorage.clear(); dispatchEvent(new StorageEvent('storage', {key: null}));")
+    assert not texts(page, "#kept li")
 
 
 def test_storage_that_is_full_is_said_and_stops_nothing(page):
@@ -493,15 +503,16 @@ def test_storage_that_is_full_is_said_and_stops_nothing(page):
 def test_a_download_is_the_tar_that_python_reads(page, tmp_path):
     start_collecting(page)
     collect(page, 6)
-    path = page.downloads / "test.tar"
-    page.js("document.getElementById('test').focus()")
-    page.press(ENTER)  # as Chromium lets only people download twice
-    conftest.wait_for(lambda: path.exists() and path.stat().st_size)
-    conftest.wait_for(lambda: not list(page.downloads.glob("*.part")))
     images, labels = kept_digits(page)
-    shutil.copy(path, tmp_path)
-    read = MNIST(tmp_path / "test")
-    assert np.array_equal(read.images, images) and np.array_equal(read.labels, labels)
+    for split in ("train", "test"):
+        path = page.downloads / f"{split}.tar"
+        page.js("document.getElementById(arguments[0]).focus()", split)
+        page.press(ENTER)  # as Chromium lets only people download twice
+        conftest.wait_for(lambda path=path: path.exists() and path.stat().st_size)
+        conftest.wait_for(lambda: not list(page.downloads.glob("*.part")))
+        shutil.copy(path, tmp_path)
+        read = MNIST(tmp_path / split)
+        assert np.array_equal(read.images, images) and np.array_equal(read.labels, labels)
 
 
 # --- How it looks ---------------------------------------------------------------------------------
