@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -225,8 +224,6 @@ def compared(small, cli, monkeypatch, no_processes, empty_plots):
     monkeypatch.setattr(publish, "STUDIES", {})
     monkeypatch.setattr(publish, "SEEDS", 2)
     publish.RESULTS.mkdir(parents=True)
-    for name in ("run", "pictures"):  # which are not measured here
-        shutil.copy(ROOT / f"plots/results/{name}.json", publish.RESULTS)
     for path, names in (
         (publish.PAGE, ("recipes", "tiny")),
         (publish.README, ("results", "costs", "run", "pictures")),
@@ -241,6 +238,12 @@ def compared(small, cli, monkeypatch, no_processes, empty_plots):
 
 
 def test_full_results_are_published_with_tables_and_pictures(compared, cli, monkeypatch):
+    main.run(main.Args(epochs=1), RUNS / "LeNet5", verbose=False)
+    run = load_checkpoint(RUNS / "LeNet5")
+    run |= {"epoch": 20, "settings": run["settings"] | {"epochs": 20}}  # as if it had all
+    torch.save(run, RUNS / "LeNet5/checkpoint.pt")
+    measured = {"real": [["all", 3, 2, 1]], "simulated": [["rows", 5, 4]]}
+    (RUNS / "pictures.json").write_text(json.dumps(measured))
     code, out, err = cli(publish)
     assert code == 0 and "published as tiny" in out, err
     comparison = load_comparison(publish.RESULTS / "tiny.json")
@@ -250,11 +253,15 @@ def test_full_results_are_published_with_tables_and_pictures(compared, cli, monk
     accuracy = comparison.networks["CustomMLP"].accuracies.mean()
     assert f"| {TITLES['CustomMLP']} | 45,846 | {accuracy:.2f} [" in readme
     assert "on a CPU: `python main.py` 3 s." in readme
-    assert "Epoch: 1, Train Loss" in readme and "| simulated: " in readme
+    assert f"Epoch: 1, Train Loss: {run['history'][0]['train_loss']:.4f}" in readme
+    assert "| all | 3 | 66.7 [" in readme and "| simulated: rows | 5 | 80.0 [" in readme
     pictures = {path.name for path in publish.RESULTS.glob("*.png")}
-    assert pictures == {f"{name}_tiny.png" for name in (
-        "final", "digits", "hard_images", "confusion_matrix_CustomMLP", "misclassified_CustomMLP",
-    )}  # fmt: skip
+    assert pictures == {"loss_plot_LeNet5.png", "accuracy_plot_LeNet5.png"} | {
+        f"{name}_tiny.png" for name in
+        ("final", "digits", "hard_images", "confusion_matrix_CustomMLP", "misclassified_CustomMLP")
+    }  # fmt: skip
+    run["settings"]["lr"] = 0.5
+    torch.save(run | {"history": []}, RUNS / "LeNet5/checkpoint.pt")
     (path,) = RUNS.glob("compare/*/results.json")
     content = path.read_text()
     path.write_text(content.replace('"shipped": true', '"shipped": false'))
@@ -262,6 +269,8 @@ def test_full_results_are_published_with_tables_and_pictures(compared, cli, monk
     path.write_text(content)
     monkeypatch.setattr(publish, "SEEDS", 3)
     assert "a trial of tiny, not published" in cli(publish)[1]
+    published = json.loads((publish.RESULTS / "run.json").read_bytes())
+    assert published == {"history": run["history"]}  # not of other settings
 
 
 # --- The shipped weights ------------------------------------------------------------------------
