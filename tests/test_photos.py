@@ -30,14 +30,22 @@ def digits(digits):
 probabilities = partial(classifier.probabilities, load_classifier(WEIGHTS / "LeNet5.pt"))
 
 
+def read_whole(picture):
+    """Return the Reading of a picture of any mode, by LeNet-5."""
+    return photos.find_digits(picture.convert("RGB"), probabilities)
+
+
 def find_digits(picture):
-    return photos.find_digits(picture, probabilities).digits
+    return read_whole(picture).digits
+
+
+def text_of(reading):
+    return "".join(map(str, reading.shares.argmax(axis=1)))
 
 
 def read(picture):
     """Return what LeNet-5 reads in a picture."""
-    reading = photos.find_digits(picture, probabilities)
-    return "".join(map(str, reading.shares.argmax(axis=1)))
+    return text_of(read_whole(picture))
 
 
 def similarity(image, other):
@@ -45,9 +53,14 @@ def similarity(image, other):
     return np.corrcoef(image.ravel(), other.ravel())[0, 1]
 
 
+def grey_picture(values):
+    """Return a picture of grey values [H, W], cut off at 0 and 255."""
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
 def on_paper(ink, paper=245, colour=40):
     """Return a grey picture of ink float [H, W]."""
-    return Image.fromarray((paper + (colour - paper) * ink).astype(np.uint8))
+    return grey_picture(paper + (colour - paper) * ink)
 
 
 def written(images, seed=0, margin=40):
@@ -123,7 +136,7 @@ def test_an_image_of_mnist_is_taken_as_it_is(digits):
 def test_boxes_are_where_the_digits_are(digits):
     ink = written(digits[[0, 3, 1]])
     rows, columns = np.flatnonzero((ink > 0.5).any(axis=1)), np.flatnonzero((ink > 0.5).any(axis=0))
-    found = find_digits(on_paper(ink).convert("RGB"))
+    found = find_digits(on_paper(ink))
     assert len(found) == 3
     left, top = min(one.box[0] for one in found), min(one.box[1] for one in found)
     right, bottom = max(one.box[2] for one in found), max(one.box[3] for one in found)
@@ -133,9 +146,9 @@ def test_boxes_are_where_the_digits_are(digits):
 
 
 def test_lines_are_read_from_the_top_and_from_the_left(digits):
-    picture = on_paper(stack([written(digits[:5]), written(digits[5:9])])).convert("RGB")
-    assert read(picture) == "721041495"
-    assert [digit.line for digit in find_digits(picture)] == [1] * 5 + [2] * 4
+    reading = read_whole(on_paper(stack([written(digits[:5]), written(digits[5:9])])))
+    assert text_of(reading) == "721041495"
+    assert [digit.line for digit in reading.digits] == [1] * 5 + [2] * 4
 
 
 VARIANTS = {
@@ -159,9 +172,8 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_same_digits_are_found_whatever_the_paper_and_the_light(digits, variant):
     grey = np.asarray(on_paper(written(digits[:4])), float)
-    changed = np.clip(VARIANTS[variant](grey), 0, 255).astype(np.uint8)
-    plain = find_digits(Image.fromarray(grey.astype(np.uint8)).convert("RGB"))
-    found = find_digits(Image.fromarray(changed).convert("RGB"))
+    plain = find_digits(grey_picture(grey))
+    found = find_digits(grey_picture(VARIANTS[variant](grey)))
     assert len(found) == len(plain) == 4
     for one, other in zip(found, plain, strict=True):
         assert np.abs(np.subtract(one.box, other.box)).max() <= 4
@@ -184,14 +196,14 @@ def test_pieces_of_a_digit_are_put_together():
     drawn = ImageDraw.Draw(page)
     drawn.line([(130, 80), (120, 140), (170, 150), (170, 200), (120, 210)], 20, 14)  # a 5
     drawn.line([(140, 62), (196, 58)], 20, 14)  # its bar, which does not touch it
-    (digit,) = find_digits(page.convert("RGB"))
+    (digit,) = find_digits(page)
     assert digit.box == pytest.approx((113, 51, 196, 217), abs=4)
 
 
 def test_a_one_as_tall_as_the_picture_is_no_line():
     page = Image.new("L", (120, 200), 250)
     ImageDraw.Draw(page).line([(60, 8), (60, 192)], 20, 14)
-    (digit,) = find_digits(page.convert("RGB"))
+    (digit,) = find_digits(page)
     assert digit.box == pytest.approx((53, 8, 68, 193), abs=3)
 
 
@@ -200,7 +212,7 @@ def test_a_stroke_from_side_to_side_is_no_line():
     pen = ImageDraw.Draw(page)
     pen.line([(9, 0), (9, 14)], 20, 2)
     pen.line([(8, 1), (3, 7), (12, 7)], 20, 2)
-    assert read(page.convert("RGB")) == "4"
+    assert read(page) == "4"
 
 
 @pytest.mark.parametrize("drop", [8, 34])  # pixels from digit to digit
@@ -225,8 +237,8 @@ def test_an_uneven_row_is_one_line():
 def test_a_pen_beside_digits_is_no_1(digits):
     page = np.pad(written(digits[:4]), ((100, 100), (160, 0)))
     page[60:-60, 60:110] = 0.8
-    reading = photos.find_digits(on_paper(page).convert("RGB"), probabilities)
-    assert "".join(map(str, reading.shares.argmax(axis=1))) == "7210"
+    reading = read_whole(on_paper(page))
+    assert text_of(reading) == "7210"
     assert any("left out" in warning for warning in reading.warnings)
 
 
@@ -236,7 +248,7 @@ def test_a_fold_is_no_edge_of_the_sheet(digits):
     in_shade = x > ink.shape[1] / 2 - 30 + 60 * y / len(ink)
     paper = ndimage.gaussian_filter(np.where(in_shade, 135, 225) * (1 - 0.85 * ink), 1)
     paper += np.random.default_rng(0).normal(0, 1, ink.shape)
-    assert read(Image.fromarray(paper.clip(0, 255).astype(np.uint8)).convert("RGB")) == "5906"
+    assert read(grey_picture(paper)) == "5906"
 
 
 def test_a_digit_in_the_shade_of_the_border_is_read(digits):
@@ -245,14 +257,14 @@ def test_a_digit_in_the_shade_of_the_border_is_read(digits):
     from_border = np.minimum.reduce([x, y, x.max() - x, y.max() - y])
     paper = 200 * (1 - 0.6 * np.exp(-from_border / 20)) * (1 - 0.5 * ink)
     paper = ndimage.gaussian_filter(paper, 1) + np.random.default_rng(0).normal(0, 1, ink.shape)
-    assert read(Image.fromarray(paper.clip(0, 255).astype(np.uint8)).convert("RGB")) == "1495"
+    assert read(grey_picture(paper)) == "1495"
 
 
 def test_dirt_and_edges_are_no_digits(digits):
     ink = written(digits[:2], margin=60)
     ink[5:9, 5:9] = ink[-9:-6, 100:103] = 1  # dirt
     ink[:, -3:] = 1  # the table beside the paper
-    assert len(find_digits(on_paper(ink).convert("RGB"))) == 2
+    assert len(find_digits(on_paper(ink))) == 2
 
 
 @pytest.mark.parametrize("grey", [
@@ -262,9 +274,8 @@ def test_dirt_and_edges_are_no_digits(digits):
     200 * light((300, 400), np.random.default_rng(1)),
 ])  # fmt: skip
 def test_empty_pictures_have_no_ink(grey):
-    picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
     with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="no ink found"):
-        find_digits(picture)
+        find_digits(grey_picture(grey))
 
 
 def test_a_page_of_text_is_too_much():
@@ -272,7 +283,7 @@ def test_a_page_of_text_is_too_much():
     for row in range(18):
         ImageDraw.Draw(page).text((20, 20 + 28 * row), "7 " * 20, 30)
     with pytest.raises(ValueError, match="more than 300 digits"):
-        find_digits(page.convert("RGB"))
+        find_digits(page)
 
 
 # --- Files ------------------------------------------------------------------------------------
@@ -464,8 +475,8 @@ def test_pencil_in_a_bold_sudoku_is_read(digits):
         left, top = 66 + 60 * (cell % 9), 66 + 60 * (cell // 9)
         page.paste(160, (left, top), Image.fromarray(image).resize((28, 28)))
     turned = page.rotate(2, Image.Resampling.BICUBIC, fillcolor=235)
-    single = [read(Image.fromarray(image).convert("RGB")) for image in digits[20:40]]
-    assert read(turned.convert("RGB")) == "".join(single)
+    single = [read(Image.fromarray(image)) for image in digits[20:40]]
+    assert read(turned) == "".join(single)
 
 
 def test_empty_boxes_at_the_border_are_no_digits():
@@ -517,14 +528,14 @@ def test_a_canvas_in_a_screenshot_is_no_digit(digits, margin, frame):
         if frame:
             edge = (margin, margin, margin + 279, margin + 279)
             ImageDraw.Draw(page).rectangle(edge, None, "#3060c0", frame)
-        assert read(page) == read(Image.fromarray(image).convert("RGB"))
+        assert read(page) == read(Image.fromarray(image))
 
 
 def test_a_digit_cut_out_with_its_thick_frame_is_read(digits):
     for image in digits[:6]:
         page = on_paper(np.pad(np.kron(image / 255, np.ones((8, 8))), 10), 230, 60)
         ImageDraw.Draw(page).rectangle((0, 0, page.width - 1, page.height - 1), None, 50, 14)
-        assert read(page.convert("RGB")) == read(Image.fromarray(image).convert("RGB"))
+        assert read(page) == read(Image.fromarray(image))
 
 
 def test_a_board_that_is_darker_at_its_edges_is_no_sheet(shipped_test_images):
@@ -533,7 +544,7 @@ def test_a_board_that_is_darker_at_its_edges_is_no_sheet(shipped_test_images):
         generator = np.random.default_rng([1, number])
         (index,) = generator.choice(len(labels), 1, replace=False)
         content = photograph(images[[index]].numpy(), generator)
-        assert read(Image.open(io.BytesIO(content)).convert("RGB")) == str(int(labels[index]))
+        assert read(Image.open(io.BytesIO(content))) == str(int(labels[index]))
 
 
 def test_two_strokes_that_nearly_touch_are_one_digit():
@@ -566,7 +577,7 @@ def test_a_pale_joint_does_not_part_a_tall_9(digits, nine, stretch, pale):
     page[60:140, 150:450] = np.hstack(
         [np.asarray(Image.fromarray(image).resize((100, 80))) / 255 for image in digits[[3, 0, 1]]]
     )
-    assert read(on_paper(page).convert("RGB")) == "9072"
+    assert read(on_paper(page)) == "9072"
 
 
 def test_touching_digits_are_parted():
@@ -660,10 +671,10 @@ def test_a_digit_lost_at_second_sight_is_named(digits, monkeypatch):
         sheet.groups = sheet.groups[1:]
         return view, sheet
 
-    picture = on_paper(written(digits[:4])).convert("RGB")
-    assert not photos.find_digits(picture, probabilities).warnings
+    picture = on_paper(written(digits[:4]))
+    assert not read_whole(picture).warnings
     monkeypatch.setattr(photos, "look_closer", lose_one)
-    (warning,) = photos.find_digits(picture, probabilities).warnings
+    (warning,) = read_whole(picture).warnings
     assert warning.startswith("left out what may be a digit, at ")
 
 
@@ -753,11 +764,11 @@ def test_a_digit_in_fragments_is_put_together():
 def test_ink_that_was_not_read_is_named():
     page = Image.new("RGB", (800, 300), "white")
     draw(page, "72", (30, 20, 34, 50), 6, step=50)
-    assert not photos.find_digits(page, probabilities).warnings
+    assert not read_whole(page).warnings
     for step in range(9):  # hatching, taller than digits
         ImageDraw.Draw(page).line([(560, 60 + 20 * step), (770, 90 + 20 * step)], "black", 6)
     ImageDraw.Draw(page).line([(665, 40), (665, 270)], "black", 6)
-    reading = photos.find_digits(page, probabilities)
+    reading = read_whole(page)
     assert len(reading.digits) == 2
     assert any("much ink was not read" in warning for warning in reading.warnings)
 
@@ -766,7 +777,7 @@ def test_a_digit_at_the_edge_is_named():
     page = Image.new("RGB", (300, 120), "white")
     for left, digit in ((-12, "2"), (110, "7"), (200, "4")):
         draw(page, digit, (left, 30, 44, 64), 7, "black")
-    (warning,) = photos.find_digits(page, probabilities).warnings
+    (warning,) = read_whole(page).warnings
     assert "at (0, " in warning
 
 
@@ -826,7 +837,7 @@ def test_a_circle_around_a_number_is_no_digit(digits, first, growth):
     page = on_paper(ink)
     box = left - aside, top - above, right + aside, bottom + above
     ImageDraw.Draw(page).ellipse(box, outline=40, width=6)
-    assert read(page.convert("RGB")) == {0: "7210", 8: "5906", 32: "3472"}[first]
+    assert read(page) == {0: "7210", 8: "5906", 32: "3472"}[first]
 
 
 def test_a_ring_is_found_without_a_digit_that_touches_it():
@@ -878,7 +889,7 @@ def test_digits_that_stand_on_a_line_are_read(digits, slope, row):
 def test_the_bar_of_a_4_may_be_on_a_pale_line(digits):
     page = np.array(row_of_four(digits, 1))
     page[74:77] = np.minimum(page[74:77], 192)  # where both 4s have their bars
-    assert read(Image.fromarray(page).convert("RGB")) == FIRST_ROWS[1]
+    assert read(Image.fromarray(page)) == FIRST_ROWS[1]
 
 
 def test_a_dashed_line_may_run_through_digits(digits):
@@ -962,8 +973,7 @@ def test_a_digit_may_touch_the_side_of_its_box():
 def test_smudges_are_no_digits_but_pencil_is(digits):
     pen, pencil = written(digits[:4]), 0.4 * written(digits[4:8])
     smudges = 0.6 * ndimage.gaussian_filter(written(digits[8:12]), 14)
-    picture = on_paper(stack([pen, pencil, smudges])).convert("RGB")
-    reading = photos.find_digits(picture, probabilities)
+    reading = read_whole(on_paper(stack([pen, pencil, smudges])))
     top = len(pen) + len(pencil)
     assert len(reading.digits) == 8 and all(digit.box[3] < top for digit in reading.digits)
     assert any("left out what may be a digit" in warning for warning in reading.warnings)
@@ -972,25 +982,24 @@ def test_smudges_are_no_digits_but_pencil_is(digits):
 @pytest.mark.parametrize("first, angle, turned", [(6, 0, 0), (0, -90, 90)])
 def test_two_short_rows_are_not_one_digit(digits, first, angle, turned):
     page = stack([written(digits[first:][:3]), written(digits[first:][3:6])])
-    picture = on_paper(page).reduce(2).convert("RGB").rotate(angle, expand=True)
-    reading = photos.find_digits(picture, probabilities)
+    reading = read_whole(on_paper(page).reduce(2).rotate(angle, expand=True))
     assert (len(reading.digits), reading.turned) == (6, turned)
 
 
 def test_few_digits_on_their_side_are_warned_of(digits):
-    page = on_paper(written(digits[:4])).convert("RGB")
+    page = on_paper(written(digits[:4]))
     for angle in (90, 180, 270):
-        reading = photos.find_digits(page.rotate(angle, expand=True), probabilities)
+        reading = read_whole(page.rotate(angle, expand=True))
         assert not reading.turned and "turn it if it does" in reading.warnings[-1]
-    assert photos.find_digits(page, probabilities).warnings == []
+    assert read_whole(page).warnings == []
 
 
 def test_a_sheet_photographed_sideways_is_turned(digits):
     page = stack([written(digits[:5]), written(digits[5:9])])
-    picture = on_paper(page).reduce(2).convert("RGB")
-    upright = photos.find_digits(picture, probabilities)
+    picture = on_paper(page).reduce(2)
+    upright = read_whole(picture)
     assert upright.turned == 0
-    reading = photos.find_digits(picture.rotate(-90, expand=True), probabilities)
+    reading = read_whole(picture.rotate(-90, expand=True))
     assert reading.turned == 90
     assert [digit.box for digit in reading.digits] == [digit.box for digit in upright.digits]
 
@@ -1003,15 +1012,13 @@ def test_bright_light_on_a_sheet_on_its_side_is_no_digit(digits, first):
     ink = stack(rows)
     y, x = (np.linspace(-1, 1, size) for size in ink.shape)
     brightness = (235 - 180 * ink) * (1 - 0.45 * np.hypot(y[:, None], x))
-    picture = Image.fromarray(brightness.astype(np.uint8)).convert("RGB")
-    reading = photos.find_digits(picture.rotate(-90, expand=True), probabilities)
+    reading = read_whole(grey_picture(brightness).rotate(-90, expand=True))
     assert (len(reading.digits), reading.turned) == (12, 90)
 
 
 def test_a_long_strip_is_read(digits):
     ink = np.hstack([np.pad(image, 5) for image in digits])
-    picture = on_paper(ink / 255).resize((7600, 76)).convert("RGB")
-    assert len(find_digits(picture)) == 100
+    assert len(find_digits(on_paper(ink / 255).resize((7600, 76)))) == 100
 
 
 def test_two_digits_in_a_small_picture_are_not_one():
@@ -1026,7 +1033,7 @@ def test_two_narrow_digits_are_not_one(digits):
     for first, second, expected in ((29, 46, "11"), (46, 3, "10"), (0, 40, "71")):
         crops = [digits[number][:, digits[number].any(axis=0)] for number in (first, second)]
         ink = np.hstack([crops[0], np.zeros((28, 2)), crops[1]]) / 255
-        assert read(on_paper(np.pad(ink, 2)).convert("RGB")) == expected
+        assert read(on_paper(np.pad(ink, 2))) == expected
 
 
 def chain(images):
@@ -1039,7 +1046,7 @@ def chain(images):
         np.maximum(place, ink, out=place)
         left += ink.shape[1] - 2
     ink = np.pad(row[:, : left + 2], 12)
-    return on_paper(ink).resize((5 * ink.shape[1], 5 * len(ink))).convert("RGB")
+    return on_paper(ink).resize((5 * ink.shape[1], 5 * len(ink)))
 
 
 @pytest.mark.parametrize("first, expected", [
@@ -1061,7 +1068,7 @@ def test_a_low_pair_that_the_network_is_sure_of_is_parted(digits, pair, low):
     page[60 : 60 + len(ink), 20 : 20 + ink.shape[1]] = ink.clip(0, 1)
     for number, left in ((3, 300), (0, 450), (11, 600)):
         page[60:172, left : left + 112] = np.kron(digits[number], np.ones((4, 4))) / 255
-    assert read(on_paper(page).convert("RGB")) == "21076"
+    assert read(on_paper(page)) == "21076"
 
 
 def test_a_wide_digit_is_not_parted():
@@ -1084,7 +1091,7 @@ def test_two_digits_above_each_other_are_not_one(digits, places, between, expect
 
 def test_a_row_of_much_smaller_digits_is_named(digits):
     large, small = (written(digits[:4], margin=10), written(digits[4:8], margin=10)[::4, ::4])
-    reading = photos.find_digits(on_paper(stack([large, small])).convert("RGB"), probabilities)
+    reading = read_whole(on_paper(stack([large, small])))
     assert len(reading.digits) == 4 and len(reading.warnings) > 2
     assert all(warning.startswith("left out what may be a digit") for warning in reading.warnings)
 
@@ -1093,7 +1100,7 @@ def test_a_stroke_that_the_border_cuts_off_is_named():
     page = Image.new("RGB", (460, 180), "white")
     draw(page, "2", (-36, 50, 60, 90), 8)
     draw(page, "742", (120, 50, 60, 90), 8, step=110)
-    (warning,) = photos.find_digits(page, probabilities).warnings
+    (warning,) = read_whole(page).warnings
     assert warning.startswith("left out what may be a digit, at (0, ")
 
 
@@ -1130,5 +1137,4 @@ def test_touching_digits_of_which_each_is_tall_are_parted(digits):
         places = {4: pair, 3 + first[-1] - second[0]: pair + 1, 52: 0, 80: 2}
         for left, number in places.items():
             ink[:, left : left + 28] = np.maximum(ink[:, left : left + 28], digits[number] / 255)
-        picture = on_paper(np.pad(ink, 6)).resize((488, 160)).convert("RGB")
-        assert read(picture) == expected
+        assert read(on_paper(np.pad(ink, 6)).resize((488, 160))) == expected
