@@ -624,6 +624,16 @@ def test_where_the_network_is_sure_of_all_boxes_decide(boxes, count):
     assert len(sheet_of(frames(boxes), boxes).groups) == count
 
 
+def test_a_digit_as_wide_as_two_or_one_that_the_network_does_not_know_is_named():
+    view = photos.View((300, 330), (0, 0, 300, 330), 1.0)
+    (warning,) = sheet_of(frames([(10, 10, 130, 80)])).doubtful(view)
+    assert warning == "this may be more than one digit: (10, 10) to (130, 80)"
+    boxes = [(10, 10, 50, 90), (110, 10, 150, 90)]
+    (warning,) = sheet_of(frames(boxes[:1]), confidence=0.3).unread(view)
+    assert warning == "much ink was not read, or is no digit, at (10, 10) to (50, 90)"
+    assert not list(sheet_of(frames(boxes), confidence=0.3).unread(view))  # shown as ?
+
+
 @pytest.mark.parametrize("boxes, confidence, count", [
     ([(10, 30, 48, 90), (52, 30, 90, 90)], 0.85, 4), ([(10, 30, 40, 76), (42, 44, 70, 90)], 0.92, 3)
 ])  # fmt: skip
