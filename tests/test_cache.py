@@ -15,7 +15,7 @@ from PIL import Image
 import dataset
 import predict
 from dataset import MNIST
-from utils import cache
+from utils import archives, cache
 from utils.files import UserError
 
 FOLDER = Path("data/train")
@@ -143,6 +143,14 @@ def test_a_change_of_the_folder_is_seen_by_the_next_load(fresh, real, edit):
         images, labels = as_files(FOLDER)
         assert torch.equal(after.images, images) and after.labels.tolist() == labels
     assert not (torch.equal(after.images, before.images) and after.labels.equal(before.labels))
+
+
+def test_images_of_other_classes_are_not_taken_from_the_cache(fresh, monkeypatch):
+    MNIST(FOLDER)
+    for module in (archives, cache):
+        monkeypatch.setattr(module, "CLASSES", "01234")
+    with pytest.raises(UserError, match=r"the label \d is not 0 to 4"):
+        MNIST(FOLDER)
 
 
 @pytest.fixture(scope="module")
