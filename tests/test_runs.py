@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import posix_only, run_module, wait_for
 
 import main
@@ -47,6 +48,19 @@ def test_a_run_that_stops_early_is_not_trained_again(small, no_processes, capfd)
         assert not train_all(stop_early, jobs, 1)
         assert f"{finished} of 2 runs are finished" in capfd.readouterr().out
     assert [load_checkpoint(folder)["epoch"] for folder in jobs] == [1, 2]
+
+
+@pytest.mark.parametrize("device, at_once", [("cpu", 2), ("cuda", 1)])
+def test_runs_go_side_by_side_on_a_cpu_and_one_after_the_other_on_a_gpu(
+    tmp_path, monkeypatch, device, at_once
+):
+    counts = []
+    pool = ThreadPoolExecutor(1)
+    monkeypatch.setattr(runs, "processes", lambda count: counts.append(count) or pool)
+    monkeypatch.setattr(runs, "select_device", lambda _: torch.device(device))
+    jobs = {tmp_path / f"run{seed}": Args(seed=seed, epochs=1) for seed in range(3)}
+    assert not train_all(lambda *_: [{"epoch": 1}], jobs, 2)
+    assert counts == [at_once]
 
 
 def die(args, folder, verbose):
