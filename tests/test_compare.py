@@ -16,7 +16,7 @@ import main
 from comparison import runs
 from comparison.analysis import calibration_error
 from comparison.identity import group_folder, run_folder
-from comparison.results import class_probabilities, load_comparison
+from comparison.results import class_probabilities, describe_setup, load_comparison
 from comparison.tables import comparison_tables
 from utils.checkpoint import RUNS, load_checkpoint
 
@@ -79,6 +79,16 @@ def test_results_say_what_the_weights_do(finished):
              "misclassified_CustomMLP"}  # fmt: skip
     assert {path.stem for path in group.glob("*.png")} == names
     assert all(Image.open(path).width >= 900 for path in group.glob("*.png"))
+
+
+def test_validated_on_the_shipped_images_is_said_to_be(small, monkeypatch):
+    args = main.Args(val_size=50)
+    setup = describe_setup(args, dataset.load_splits("data", 50))
+    assert setup["data"] == "folder data, 250 training and 50 validation images"
+    shipped = dataset.digest(dataset.load_splits("data", 0)[0])
+    monkeypatch.setitem(dataset.SHIPPED, "train", shipped)
+    setup = describe_setup(args, dataset.load_splits("data", 50))
+    assert setup["shipped"] and setup["data"] == "MNIST, 250 training and 50 validation images"
 
 
 class Renamed(main.MODELS["LeNet5"]):
