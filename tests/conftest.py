@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent.parent
 SIZES = {"train": 2000, "test": 500}
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and limits")
 # The files that take longest: the workers take one file after the other, and end together.
-SLOW = ("test_readme", "test_page", "test_photos", "test_cluster", "test_predict", "test_exercises")
+SLOW = ("test_readme", "test_page", "test_photos", "test_cluster", "test_predict", "test_runs")
 
 
 def pytest_configure(config):
