@@ -38,12 +38,6 @@ TARGETS = [95, 98]  # percent
 # --- Reporting --------------------------------------------------------------------------------
 
 
-def means(study: Study, model_type: str, augmented: bool) -> dict[int, float]:
-    """Return training images -> mean accuracy in percent."""
-    sizes = study.values("images")
-    return {size: study.summary(model_type, augmented, size).mean for size in sizes}
-
-
 def images_for(means: dict[int, float], target: float) -> int | None:
     """Return how many images it takes to a mean accuracy, linear between logarithms; None if more.
 
@@ -72,8 +66,8 @@ def render(study: Study) -> str:
             summaries = {size: study.summary(model_type, augmented, size) for size in sizes}
             column = {f"{size:,}": format_mean(value, 2) for size, value in summaries.items()}
             accuracies.append((title, column))
-            curve = means(study, model_type, augmented)
-            images = {f"for {target} %": images_for(curve, target) for target in TARGETS}
+            means = {size: summary.mean for size, summary in summaries.items()}
+            images = {f"for {target} %": images_for(means, target) for target in TARGETS}
             needed.append((title, {row: format_images(n, sizes) for row, n in images.items()}))
     kind = f"{setup['val_size']:,} validation images" if setup["val_size"] else "the test images"
     rows = {

@@ -187,7 +187,10 @@ def test_findings_on_robustness_are_those_of_the_json():
 
 def test_findings_on_data_size_are_those_of_the_json():
     sizes = study("data_size")
-    curves = [[data_size.means(sizes, m, kind) for m in MODELS] for kind in (False, True)]
+    curves = [
+        [{n: sizes.summary(m, augmented, n).mean for n in data_size.SIZES} for m in MODELS]
+        for augmented in (False, True)
+    ]
     needed = np.array([[data_size.images_for(c, 95) for c in of_kind] for of_kind in curves])
     assert (needed.argmax(axis=1).tolist(), needed.argmin(axis=1).tolist()) == ([2, 2], [1, 1])
     assert [f"{row.max() / row.min():.1f}" for row in needed] == numbers(
