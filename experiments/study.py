@@ -57,10 +57,7 @@ def load_study(path: Path) -> Study:
 
 
 def train_runs(
-    run: Run,
-    plan: Mapping[Key, Sequence[Any]],
-    splits: tuple[Split, Split],
-    cluster: str = "",
+    run: Run, plan: Mapping[Key, Sequence[Any]], splits: tuple[Split, Split], cluster: str = ""
 ) -> dict[Key, list[Path]]:
     """Train what is missing of a study's runs; return key -> their folders, in order of seed.
 

@@ -10,16 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import (
-    ROOT,
-    commands,
-    copy_code,
-    decode,
-    load_run,
-    results,
-    same_run,
-    write_archives,
-)
+from conftest import ROOT, commands, copy_code, decode, load_run, results, same_run, write_archives
 from PIL import Image
 
 import main

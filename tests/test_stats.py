@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from comparison.stats import (
-    describe,
-    format_mean,
-    proportion_interval,
-    t_interval,
-    welch_interval,
-)
+from comparison.stats import describe, format_mean, proportion_interval, t_interval, welch_interval
 
 
 def test_intervals_cover_the_true_mean_in_95_percent_of_cases():
