@@ -44,6 +44,11 @@ class Group:
                  (bottom == self.shape[0], self.mask[-1])]  # fmt: skip
         self.contact = sum(int(side.sum()) for at_border, side in sides if at_border)
 
+    @property
+    def is_line(self) -> bool:
+        """Whether it is ten times as long as wide: a digit is not."""
+        return min(self.mask.shape) < 0.1 * max(self.mask.shape)
+
     @cached_property
     def is_ring(self) -> bool:
         """Whether it is closed around paper, as a zero is."""

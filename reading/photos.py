@@ -74,6 +74,7 @@ class Sight:
     dark: bool
     local: bool  # whether it stands out from its surroundings, else from the whole picture
     paper: np.ndarray | None = None  # beyond which nothing counts, bool [H, W]; None: all counts
+    wider: Sheet | None = None  # the same with wider strokes, if only narrow ones are ink
 
     @cached_property
     def quality(self) -> float:
@@ -81,6 +82,18 @@ class Sight:
         if self.paper is not None:
             return self.sheet.share()
         return self.sheet.quality(self.grey, self.dark)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether digits may be a desk: one alone, most at the border, or more that seem some."""
+        groups, dropped = self.sheet.groups, self.sheet.dropped
+        at_border = sum(group.area for group in groups if group.contact)
+        others = [g for g in dropped if g.confidence > 0.9 and not g.is_line and not g.contact]
+        return (
+            len(groups) == 1
+            or at_border > sum(g.area for g in groups) / 2
+            or len(others) > len(groups)
+        )
 
     def is_beyond(self, group: Group) -> bool:
         """Return whether a group of this picture is like the digits, but beyond the paper."""
@@ -107,30 +120,31 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
     grey = look(picture, view.region, view.scale)
     best: Sight | None = None
     seen: list[Sight] = []  # of few groups
+    sheets: dict[tuple[int, bool], Sheet] = {}
 
     @cache
     def find(parts: int, dark: bool) -> np.ndarray:
         return find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
 
-    for parts in (3, 8, 0):
+    for parts in (3, 8, 16, 0):
         for dark in (True, False):
-            sight = Sight(grey, Sheet(find(parts, dark), classify), dark, parts > 0)
+            sheet = sheets[parts, dark] = Sheet(find(parts, dark), classify)
+            wider = sheets[8, dark] if parts == 16 else None
+            sight = Sight(grey, sheet, dark, parts > 0, wider=wider)
             if parts == 3 and dark:
                 canvas = any(group.is_surface for group in sight.sheet.dropped)
             if len(sight.sheet.groups) < MANY:
                 seen.append(sight)
-            if best is None or sight.quality > best.quality + 0.02:
+            margin = 0.1 if wider else 0.02  # bold strokes fall into pieces that seem digits
+            if best is None or sight.quality > best.quality + margin:
                 best = sight
-            if best.dark and best.quality > ENOUGH:
+            if best.dark and best.quality > ENOUGH and (view.scale > 1 or not best.is_doubtful):
                 return best  # bright ink was never seen better then
         assert best is not None
         if parts == 3:  # what is bright may be the sheet itself, what is dark a canvas
             for dark in (True, False) if canvas else (True,):
-                found = on_sheet(grey, find, classify, dark)
-                if found is None or found.quality <= max(0.8, best.quality):
-                    continue
-                if not any(found.is_beyond(group) for group in best.sheet.groups):
-                    return found  # else a fold was taken for the sheet's edge
+                if found := on_sheet(grey, find, classify, dark, best):
+                    return found
         if best.quality > ENOUGH:
             return best
     assert best is not None
@@ -146,9 +160,13 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
 
 
 def on_sheet(
-    grey: np.ndarray, find: Callable[[int, bool], np.ndarray], classify: Classify, dark: bool
+    grey: np.ndarray,
+    find: Callable[[int, bool], np.ndarray],
+    classify: Classify,
+    dark: bool,
+    best: Sight,
 ) -> Sight | None:
-    """Return what is on the one sheet in a picture [H, W]; None without one.
+    """Return what is on the one sheet in a picture [H, W]; None without one, or if less is.
 
     It is bright if the ink is dark, or else dark, as a canvas in a screenshot is. It is seen in
     three ways, as shadows on it may be wide or narrow.
@@ -156,13 +174,19 @@ def on_sheet(
     Args:
         find: returns the ink that stands out from a given part of the picture, dark or bright.
         dark: whether the ink is.
+        best: what is seen without regard to the sheet.
     """
     paper = find_sheet(grey if dark else 255 - grey)
     if paper is None:
         return None
     sheets = [Sheet(np.where(paper, find(parts, dark), 0), classify) for parts in (16, 8, 3)]
     sights = [Sight(grey, sheet, dark, True, paper) for sheet in sheets]
-    return max(sights, key=lambda sight: sight.quality)
+    found = max(sights, key=lambda sight: sight.quality)
+    more = len(found.sheet.groups) > len(best.sheet.groups)
+    if found.quality <= (0.5 if more and best.is_doubtful else max(0.8, best.quality)):
+        return None
+    is_fold = any(found.is_beyond(group) for group in best.sheet.groups)  # no edge of the sheet
+    return None if is_fold else found
 
 
 def look_closer(picture: Image.Image, view: View, sight: Sight) -> tuple[View, Sheet]:
@@ -272,8 +296,10 @@ def read(picture: Image.Image, view: View, sight: Sight) -> tuple[Reading, float
     sheet = sight.sheet
     if sight.quality < LEAST or not sheet.groups:
         raise ValueError("no ink found; show nothing but paper, closer, in dark ink or in chalk")
-    left_out, unread = [view.place(box) for box in sheet.left_out()], list(sheet.unread(view))
-    seen = [view.place(group.box) for group in sheet.groups if group.confidence > 0.9]
+    looks = [sheet, sight.wider] if sight.wider else [sheet]
+    left_out = [view.place(box) for look in looks for box in look.left_out()]
+    seen = [view.place(g.box) for look in looks for g in look.groups if g.confidence > 0.9]
+    unread = list(sheet.unread(view))
     closer, closer_sheet = look_closer(picture, view, sight)
     if closer_sheet.groups:  # else what was seen before stands
         view, sheet = closer, closer_sheet

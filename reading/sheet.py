@@ -341,17 +341,19 @@ class Sheet:
     def share(self) -> float:
         """Return the share of the ink of which the network is sure.
 
-        Blurred ink counts less, as it is shadow. What was dropped counts little, and least at the
-        border, where there may be a desk.
+        Blurred ink counts less, as it is shadow, and so does what lies along the border. What was
+        dropped counts little, and least at the border, where there may be a desk, and in lines.
         """
         if not self.groups:
             return 0.0
         sharpest = float(np.percentile(self.slopes, 99.8))
         clear = np.minimum(1, self.steepness() / max(STEEP * sharpest, 1e-9))
         sure = np.array([group.area * self.worth(group) for group in self.groups])
-        bad = sum(group.area * (0.02 if group.contact else 0.3) for group in self.dropped)
-        share = float(clear @ sure) / (sum(group.area for group in self.groups) + bad)
-        return share * (1 - sum(g.contact for g in self.groups) / (2 * sum(self.ink.shape)))
+        bad = sum(g.area * (0.02 if g.contact or g.is_line else 0.3) for g in self.dropped)
+        ink = sum(group.area for group in self.groups)
+        along_border = sum(g.area for g in self.groups if g.contact > 3 * g.stroke)
+        share = float(clear @ sure) / (ink + bad) * (0.8 if along_border > ink / 2 else 1)
+        return share * (1 - sum(group.contact for group in self.groups) / (2 * sum(self.ink.shape)))
 
     def left_out(self) -> Iterator[Box]:
         """Yield where ink was left out that may be a digit: much smaller ones if they are many.
@@ -359,7 +361,7 @@ class Sheet:
         A stroke that the border cuts off is named if it is about as tall as the digits are,
         whatever the network says.
         """
-        no_lines = [g for g in self.dropped if min(g.mask.shape) >= 0.1 * max(g.mask.shape)]
+        no_lines = [group for group in self.dropped if not group.is_line]
         sure = {group for group in no_lines if group.confidence > 0.9}
         small = sum(0.15 < group.height / self.height <= 0.3 for group in sure)
         least = 0.15 if small > 2 else 0.3

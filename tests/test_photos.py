@@ -68,6 +68,22 @@ def written(images, seed=0, margin=40):
     return np.pad(write_row(images, np.random.default_rng(seed), 4, 8), margin)
 
 
+def write_small(grey, images, columns, corner, size, depth=120):
+    """Return grey values [H, W] with digits on them: in rows, so many pixels tall and apart."""
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        left, top = corner[0] + size * column, corner[1] + 2 * size * row
+        small = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+        grey[top : top + size, left : left + size] -= depth * (small / 255)
+    return grey
+
+
+def grainy(grey, grain=2):
+    """Return grey values [H, W] as a picture, a little blurred, with noise."""
+    noise = np.random.default_rng(0).normal(0, grain, grey.shape)
+    return grey_picture(ndimage.gaussian_filter(grey, 1) + noise)
+
+
 def stack(rows):
     """Return rows of ink float [h, w] below each other, float [H, W], as wide as the widest."""
     width = max(row.shape[1] for row in rows)
@@ -519,6 +535,46 @@ def test_a_bright_sheet_on_a_desk_is_no_digit(angle, glare):
     assert read(picture) == "274"
 
 
+def test_a_desk_beside_a_sheet_is_no_digit(digits):
+    for corners in (
+        [(37, 190), (790, 205), (787, 695), (20, 665)],
+        [(133, 78), (815, 62), (820, 672), (152, 675)],
+    ):
+        page = Image.new("L", (900, 700), 30)
+        ImageDraw.Draw(page).polygon(corners, 195)
+        grey = write_small(np.array(page, float), digits[:10], 5, (corners[0][0] + 45, 220), 38)
+        assert read(grainy(grey)) == "7210414959"
+
+
+def test_the_edge_of_a_sheet_on_leather_is_no_0(digits):
+    grain = np.random.default_rng(9).normal(0, 60, (690, 920))
+    page = Image.fromarray((60 + ndimage.gaussian_filter(grain, 2)).clip(0, 255).astype(np.uint8))
+    ImageDraw.Draw(page).polygon([(284, 134), (667, 114), (697, 610), (314, 630)], 220)
+    grey = write_small(np.array(page, float), digits[:20], 10, (330, 180), 28)
+    assert len(find_digits(grainy(grey))) == 20
+
+
+def test_what_is_in_a_thick_chalk_0_is_no_digit_on_a_sheet(digits):
+    for zero in digits[[13, 55]]:
+        large = np.asarray(Image.fromarray(zero).resize((560, 560), Image.Resampling.BICUBIC))
+        thick = ndimage.grey_dilation(large, (25, 25)) / 255
+        assert read(grainy(40 + 180 * np.pad(thick, 20))) == "0"
+
+
+def test_pencil_in_wavy_shade_is_read(digits):
+    y, x = np.mgrid[:730, :970]
+    shade = 170 + 20 * np.sin(x / 70) * np.sin(y / 110)
+    grey = write_small(shade, digits[:10], 5, (150, 200), 52, depth=30)
+    assert read(grainy(grey)) == "7210414959"
+
+
+def test_a_bold_digit_is_not_cut_to_pieces(digits):
+    three = digits[18]
+    large = np.asarray(Image.fromarray(three).resize((560, 560), Image.Resampling.BICUBIC)) / 255
+    board = ndimage.gaussian_filter(np.random.default_rng(18).normal(0, 20, (600, 600)), 2)
+    assert read(grainy(40 + 180 * np.pad(large, 20) + board)) == "3"
+
+
 @pytest.mark.parametrize("margin, frame", [(40, None), (12, None), (120, 3), (0, 20)])
 def test_a_canvas_in_a_screenshot_is_no_digit(digits, margin, frame):
     for image in digits[:6]:
@@ -632,6 +688,16 @@ def test_a_digit_as_wide_as_two_or_one_that_the_network_does_not_know_is_named()
     (warning,) = sheet_of(frames(boxes[:1]), confidence=0.3).unread(view)
     assert warning == "much ink was not read, or is no digit, at (10, 10) to (50, 90)"
     assert not list(sheet_of(frames(boxes), confidence=0.3).unread(view))  # shown as ?
+
+
+def test_what_lies_along_the_border_counts_less_and_dropped_lines_hardly():
+    alone = frames([(110, 100, 170, 180)])
+    share = sheet_of(alone).share()
+    ruled = alone.copy()
+    ruled[200:202, 20:280] = 1
+    assert 0.99 * share < sheet_of(ruled).share() < share
+    at_border = frames([(0, 40, 60, 290)])
+    assert sheet_of(at_border).share() < 0.8 * sheet_of(np.roll(at_border, 9, 1)).share()
 
 
 @pytest.mark.parametrize("boxes, confidence, count", [
