@@ -8,7 +8,7 @@ Which ink is ink the network decides: it should be sure of much of it.
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -106,9 +106,14 @@ class Sight:
 
     def turn(self, quarters: int) -> "Sight":
         """Return the same ink turned to the left by quarters, as the network sees it then."""
-        sheet = Sheet(np.rot90(self.sheet.ink, quarters), self.sheet.classify)
+
+        def turned(sheet: Sheet) -> Sheet:
+            return Sheet(np.rot90(sheet.ink, quarters), sheet.classify)
+
         paper = None if self.paper is None else np.rot90(self.paper, quarters)
-        return Sight(np.rot90(self.grey, quarters), sheet, self.dark, self.local, paper)
+        wider = turned(self.wider) if self.wider else None
+        grey = np.rot90(self.grey, quarters)
+        return Sight(grey, turned(self.sheet), self.dark, self.local, paper, wider)
 
 
 def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
@@ -154,7 +159,7 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
         parted = copy(sight.sheet)
         parted.part()  # where most digits touch each other little is sure before
         if len(parted.groups) > len(sight.sheet.groups):
-            sight = Sight(grey, parted, sight.dark, sight.local)
+            sight = replace(sight, sheet=parted)
             best = sight if sight.quality > best.quality + 0.02 else best
     return best
 
