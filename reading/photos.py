@@ -37,6 +37,7 @@ WORKING_PIXELS = 3_000_000  # at most, at second sight
 UPRIGHT = 5.2  # most pictures are rated higher, see read(), and on their side lower
 MANY = 6  # digits: of fewer it is hard to say which way up they are
 ENOUGH = 0.9  # of the ink in what the network is sure of: no other ink is tried then
+GRAIN = 8  # pixels: what is lower on a sheet at first sight is no digit
 LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
 
 
@@ -85,15 +86,12 @@ class Sight:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether digits may be a desk: one alone, most at the border, or more that seem some."""
+        """Whether the digits may be a desk: one alone, or at the border, or fewer than dropped."""
         groups, dropped = self.sheet.groups, self.sheet.dropped
         at_border = sum(group.area for group in groups if group.contact)
         others = [g for g in dropped if g.confidence > 0.9 and not g.is_line and not g.contact]
-        return (
-            len(groups) == 1
-            or at_border > sum(g.area for g in groups) / 2
-            or len(others) > len(groups)
-        )
+        mostly = at_border > sum(group.area for group in groups) / 2
+        return len(groups) == 1 or mostly or len(others) > len(groups)
 
     def is_beyond(self, group: Group) -> bool:
         """Return whether a group of this picture is like the digits, but beyond the paper."""
@@ -187,8 +185,10 @@ def on_sheet(
     sheets = [Sheet(np.where(paper, find(parts, dark), 0), classify) for parts in (16, 8, 3)]
     sights = [Sight(grey, sheet, dark, True, paper) for sheet in sheets]
     found = max(sights, key=lambda sight: sight.quality)
-    more = len(found.sheet.groups) > len(best.sheet.groups)
-    if found.quality <= (0.5 if more and best.is_doubtful else max(0.8, best.quality)):
+    least = max(0.8, best.quality)
+    if best.is_doubtful and len(found.sheet.groups) > len(best.sheet.groups):
+        least = 0.5 if best.quality < ENOUGH else 0.8
+    if found.quality <= least or found.sheet.height < GRAIN:
         return None
     is_fold = any(found.is_beyond(group) for group in best.sheet.groups)  # no edge of the sheet
     return None if is_fold else found
