@@ -123,17 +123,19 @@ def first_sight(picture: Image.Image, view: View, classify: Classify) -> Sight:
     grey = look(picture, view.region, view.scale)
     best: Sight | None = None
     seen: list[Sight] = []  # of few groups
-    sheets: dict[tuple[int, bool], Sheet] = {}
 
     @cache
     def find(parts: int, dark: bool) -> np.ndarray:
         return find_ink(grey, max(grey.shape) / parts if parts else 0, dark, view.scale)
 
+    @cache
+    def see(parts: int, dark: bool) -> Sheet:
+        return Sheet(find(parts, dark), classify)
+
     for parts in (3, 8, 16, 0):
         for dark in (True, False):
-            sheet = sheets[parts, dark] = Sheet(find(parts, dark), classify)
-            wider = sheets[8, dark] if parts == 16 else None
-            sight = Sight(grey, sheet, dark, parts > 0, wider=wider)
+            wider = see(8, dark) if parts == 16 else None
+            sight = Sight(grey, see(parts, dark), dark, parts > 0, wider=wider)
             if parts == 3 and dark:
                 canvas = any(group.is_surface for group in sight.sheet.dropped)
             if len(sight.sheet.groups) < MANY:

@@ -68,13 +68,17 @@ def written(images, seed=0, margin=40):
     return np.pad(write_row(images, np.random.default_rng(seed), 4, 8), margin)
 
 
+def enlarge(image, size):
+    """Return an image uint8 [28, 28] as uint8 [size, size]."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
 def write_small(grey, images, columns, corner, size, depth=120):
     """Return grey values [H, W] with digits on them: in rows, so many pixels tall and apart."""
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left, top = corner[0] + size * column, corner[1] + 2 * size * row
-        small = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-        grey[top : top + size, left : left + size] -= depth * (small / 255)
+        grey[top : top + size, left : left + size] -= depth * (enlarge(image, size) / 255)
     return grey
 
 
@@ -556,8 +560,7 @@ def test_the_edge_of_a_sheet_on_leather_is_no_0(digits):
 
 def test_what_is_in_a_thick_chalk_0_is_no_digit_on_a_sheet(digits):
     for zero in digits[[13, 55]]:
-        large = np.asarray(Image.fromarray(zero).resize((560, 560), Image.Resampling.BICUBIC))
-        thick = ndimage.grey_dilation(large, (25, 25)) / 255
+        thick = ndimage.grey_dilation(enlarge(zero, 560), (25, 25)) / 255
         assert read(grainy(40 + 180 * np.pad(thick, 20))) == "0"
 
 
@@ -569,10 +572,9 @@ def test_pencil_in_wavy_shade_is_read(digits):
 
 
 def test_a_bold_digit_is_not_cut_to_pieces(digits):
-    three = digits[18]
-    large = np.asarray(Image.fromarray(three).resize((560, 560), Image.Resampling.BICUBIC)) / 255
+    three = np.pad(enlarge(digits[18], 560), 20) / 255
     board = ndimage.gaussian_filter(np.random.default_rng(18).normal(0, 20, (600, 600)), 2)
-    assert read(grainy(40 + 180 * np.pad(large, 20) + board)) == "3"
+    assert read(grainy(40 + 180 * three + board)) == "3"
 
 
 @pytest.mark.parametrize("margin, frame", [(40, None), (12, None), (120, 3), (0, 20)])
