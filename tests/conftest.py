@@ -1,6 +1,5 @@
 """Real images from the shipped archives, in folders small enough for fast tests."""
 
-import atexit
 import csv
 import importlib
 import io
@@ -38,12 +37,6 @@ SIZES = {"train": 2000, "test": 500}
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and limits")
 # The files that take longest: the workers take one file after the other, and end together.
 SLOW = ("test_readme", "test_page", "test_photos", "test_cluster", "test_predict", "test_runs")
-
-
-def pytest_configure(config):
-    """Let workers end at once: Python takes PyTorch down module by module, for seconds."""
-    if hasattr(config, "workerinput"):
-        atexit.register(os._exit, 0)
 
 
 def pytest_collection_modifyitems(items):
