@@ -34,6 +34,7 @@ SPECK = 0.02  # of a digit's area: smaller pieces are dirt
 REACH = 16  # pixels at second sight: what is closer to a digit of first sight may be part of it
 STEEP = 0.3  # of how steep sharp edges are: those of smudges and shadows are less
 SURE = 0.003  # 1 - confidence: of a group with less the network is sure that it is one digit
+WIDER = 1.75, 1.5  # times as wide as most digits, and for its height, is more than one digit
 NEAR = 0.25  # of a digit's height: pieces that are closer may belong together
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -387,8 +388,12 @@ class Sheet:
 
     def doubtful(self, view: View) -> Iterator[str]:
         """Yield where digits may be several, or not whole."""
-        for group in self.groups:
-            if group.width > 1.5 * self.height or group.height > 1.7 * self.height:
+        sizes = np.array([(group.width, group.width / group.height) for group in self.groups])
+        broad = sizes[sizes[:, 1] > 0.35]  # the 1s aside
+        typical = np.median(broad, axis=0) if len(broad) > 3 else np.full(2, np.inf)
+        for group, size in zip(self.groups, sizes, strict=True):
+            is_wide = (size > typical * WIDER).all()
+            if is_wide or group.width > 1.5 * self.height or group.height > 1.7 * self.height:
                 yield f"this may be more than one digit: {name_box(view.place(group.box))}"
             if len(self.groups) > 1 and group.contact:
                 yield f"a digit is cut off by the edge, at {name_box(view.place(group.box))}"

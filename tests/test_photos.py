@@ -686,6 +686,10 @@ def test_a_digit_as_wide_as_two_or_one_that_the_network_does_not_know_is_named()
     view = photos.View((300, 330), (0, 0, 300, 330), 1.0)
     (warning,) = sheet_of(frames([(10, 10, 130, 80)])).doubtful(view)
     assert warning == "this may be more than one digit: (10, 10) to (130, 80)"
+    row = [*((10 + 40 * n, 10, 40 + 40 * n, 70) for n in range(4)), (180, 10, 240, 70)]
+    (warning,) = sheet_of(frames(row)).doubtful(view)  # twice as wide as the others
+    assert warning == "this may be more than one digit: (180, 10) to (240, 70)"
+    assert not list(sheet_of(frames([*row[:4], (180, 10, 240, 110)])).doubtful(view))  # as slim
     boxes = [(10, 10, 50, 90), (110, 10, 150, 90)]
     (warning,) = sheet_of(frames(boxes[:1]), confidence=0.3).unread(view)
     assert warning == "much ink was not read, or is no digit, at (10, 10) to (50, 90)"
