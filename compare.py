@@ -67,30 +67,36 @@ def hard_images(networks: Mapping[str, NetworkRuns]) -> dict[str, np.ndarray]:
     return groups
 
 
+def draw_results(comparison: Comparison) -> dict[str, bytes]:
+    """Return the plots of a comparison that need no predictions, name -> PNG."""
+    from comparison import plots  # here, as matplotlib takes long to import
+
+    settings, networks = comparison.setup["settings"], comparison.networks
+    pictures = {"final": plots.plot_finals(networks), "digits": plots.plot_classes(comparison)}
+    if settings["epochs"] > 1:  # a curve of one point is none
+        for metric in ("accuracy", "loss"):
+            trained_on = tables.trained_on(settings, metric)
+            pictures[metric] = plots.plot_comparison(metric, networks, trained_on)
+    return pictures
+
+
 def draw_plots(
     comparison: Comparison, predictions: Mapping[str, Predictions], test: Split
 ) -> dict[str, bytes]:
     """Return every plot of a comparison, name -> PNG; test is as loaded."""
     from scipy import stats
 
-    from comparison import plots  # here, as matplotlib takes long to import
+    from comparison import plots
 
     settings, networks = comparison.setup["settings"], comparison.networks
     prepared = prepare(test, settings["deskew"], torch.device("cpu")).images
     images, labels = prepared.squeeze(1).numpy(), test.labels.numpy()
     note = ", deskewed" if settings["deskew"] else ""
-    pictures = {
-        "final": plots.plot_finals(networks),
-        "digits": plots.plot_classes(comparison),
-        "hard_images": plots.plot_hard_images(
-            hard_images(networks), images, labels,
-            {name: stats.mode(of.classes).mode for name, of in predictions.items()}, note,
-        ),
-    }  # fmt: skip
-    if settings["epochs"] > 1:  # a curve of one point is none
-        for metric in ("accuracy", "loss"):
-            trained_on = tables.trained_on(settings, metric)
-            pictures[metric] = plots.plot_comparison(metric, networks, trained_on)
+    pictures = draw_results(comparison)
+    pictures["hard_images"] = plots.plot_hard_images(
+        hard_images(networks), images, labels,
+        {name: stats.mode(of.classes).mode for name, of in predictions.items()}, note,
+    )  # fmt: skip
     for name, predicted in predictions.items():
         title, seed = TITLES[name], networks[name].seeds[0]
         counts = analysis.confusion(predicted.classes, labels)

@@ -5,8 +5,9 @@
 For maintainers. It takes the full results in runs/ that this code made on the shipped data: of each
 recipe the comparison, the studies, a run with the defaults (python main.py), what was measured of
 pictures (python tests/pictures.py) and of time (python tests/benchmark.py --commands). What is not
-there stays as it is published. The tables are written again from plots/results/*.json; findings
-between them are written by hand, and tests/test_publish.py holds their numbers against the JSON.
+there stays as it is published. The tables and the plots that follow from plots/results/*.json are
+made again; findings between them are written by hand, and tests/test_publish.py holds their numbers
+against the JSON.
 
 The shipped weights are those of python -m experiments.weights.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from compare import draw_results
 from comparison.identity import group_folder
 from comparison.results import Comparison, accuracy_difference, load_comparison, to_json
 from comparison.runs import is_finished
@@ -135,6 +137,19 @@ def table_files() -> Files:
     return {PAGE: with_tables(PAGE, tables), README: with_tables(README, readme_tables)}
 
 
+def plot_files() -> Files:
+    """Return the plots that follow from the published results, those that need no predictions."""
+    files = {}
+    for recipe in RECIPES:
+        for name, plot in draw_results(load_comparison(RESULTS / f"{recipe}.json")).items():
+            files[RESULTS / f"{name}_{recipe}.png"] = plot
+    for name, module in STUDIES.items():
+        files[RESULTS / f"{name}.png"] = module.draw(load_study(RESULTS / f"{name}.json"))
+    run = json.loads((RESULTS / "run.json").read_text(encoding="utf-8"))
+    plots = draw_curves(Args(), Args.model_type, run["history"])
+    return files | {RESULTS / name: plot for name, plot in plots.items()}
+
+
 # --- Results ----------------------------------------------------------------------------------
 
 
@@ -178,7 +193,7 @@ def result_files() -> Files:
 
 
 def run_files() -> Files:
-    """Return the history and the plots of the run with the defaults, if that is finished."""
+    """Return the history of the run with the defaults, if that is finished."""
     args = Args()
     folder = RUNS / args.model_type
     if not is_finished(args, folder):
@@ -186,19 +201,17 @@ def run_files() -> Files:
     checkpoint = load_checkpoint(folder)
     if checkpoint["settings"] != dataclasses.asdict(args):
         return {}
-    plots = draw_curves(args, folder.name, checkpoint["history"])
-    files = {RESULTS / "run.json": to_json({"history": checkpoint["history"]})}
-    return files | {RESULTS / name: plot for name, plot in plots.items()}
+    return {RESULTS / "run.json": to_json({"history": checkpoint["history"]})}
 
 
 def main() -> None:
-    """Publish what is full, then write the tables of all that is published."""
+    """Publish what is full, then write the tables and plots of all that is published."""
     Parser(description=__doc__).parse_args()
     write_all(result_files())
     write_all(run_files())
     write_all(weights.shipped_files())
-    write_all(table_files())
-    print(f"tables written: {PAGE}, {README}")
+    write_all(table_files() | plot_files())
+    print(f"written: plots in {RESULTS}, tables in {PAGE} and {README}")
 
 
 if __name__ == "__main__":

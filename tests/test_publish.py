@@ -1,5 +1,6 @@
 """experiments/publish.py, and what is published: tables and findings agree with the JSON."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -41,6 +42,15 @@ def test_published_tables_are_those_of_the_published_results(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path, content in publish.table_files().items():
         assert path.read_bytes() == content, path
+
+
+def test_published_plots_are_those_of_the_published_results(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for path, content in publish.plot_files().items():
+        drawn, published = (np.asarray(Image.open(file)) for file in (io.BytesIO(content), path))
+        # Another word is 500 pixels or more; processors differ in the last bits.
+        assert drawn.shape == published.shape, path
+        assert (drawn != published).any(axis=2).sum() < 100, path
 
 
 @pytest.mark.parametrize("name", [*main.RECIPES, *publish.STUDIES])
