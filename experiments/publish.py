@@ -95,12 +95,13 @@ def costs_line(costs: Mapping[str, Any]) -> str:
 
 def durations(recipes: Mapping[str, Comparison]) -> str:
     """Return how long comparisons took on the two cores that they were made on."""
-    times = []
+    times, processors = [], {comparison.setup["processor"] for comparison in recipes.values()}
     for recipe, comparison in recipes.items():
         runs = [run for network in comparison.networks.values() for run in network.runs]
         seconds = sum(sum(run.curves["seconds"]) for run in runs)
         times.append(f"{seconds / 2 / 60:.0f} with `{recipe}`")
-    return f"Minutes of `python compare.py` on two cores: {', '.join(times)}."
+    processor = ", ".join(sorted(processors))
+    return f"Minutes of `python compare.py` on two cores, {processor}: {', '.join(times)}."
 
 
 def run_text(run: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import shutil
 import sys
@@ -10,12 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, commands, copy_code, decode, load_run, results, same_run, write_archives
 from PIL import Image
+from scipy import stats
 
 import main
-from comparison.stats import describe, format_mean, t_interval
-from main import Args
+from comparison.stats import describe, format_interval, format_mean, proportion_interval, t_interval
+from dataset import normalise
+from main import RECIPES, Args, make_scheduler
+from model import LeNet5, parameter_sums
+from reading.classifier import classify, load_classifier
+from utils.archives import parse_name, read_archive
+from utils.augment import deskew
 
 PAGES = {name: (ROOT / f"docs/{name}.md").read_text() for name in ("exercises", "answers")}
 EXERCISES = [f"## {text}" for text in re.split(r"(?m)^## ", PAGES["exercises"])[1:]]
@@ -63,6 +71,11 @@ def spaced(text):
 def figures(values):
     """Return what the pages say of some runs' figures, as they say it."""
     return format_mean(describe(values, (-100, 100)), 2)
+
+
+def proportion(hits, n, places=1):
+    """Return the interval of a proportion, in percent."""
+    return format_interval(proportion_interval(hits, n), places)
 
 
 @pytest.fixture
@@ -204,3 +217,129 @@ def test_figures_of_the_published_runs_are_theirs():
         f"from {min(widths):.2f} to {max(widths):.2f} points",
     ):
         assert expected in answer, expected
+
+
+def test_figures_of_the_network_are_its_own():
+    network, sizes, products = LeNet5(), {}, {}
+    maps = {"conv1": 24 * 24, "conv2": 8 * 8}  # how often a weight is used: at every position
+    for name, layer in network.named_children():
+        sizes[name] = sum(parameter.numel() for parameter in layer.parameters())
+        if hasattr(layer, "weight"):
+            products[name] = layer.weight.numel() * maps.get(name, 1)
+    total, work = sum(sizes.values()), sum(products.values())
+    first, second = products["conv1"], products["conv2"]
+    more = 120 * 16 * (5 * 5 - 4 * 4)  # units, maps, values of each with and without padding
+    for page, expected in (
+        ("exercises", f"Exactly {parameter_sums(network)[-1].removeprefix('total: ')} parameters"),
+        ("exercises", f"{100 * sizes['fc1'] / total:.0f} % of them in `fc1`"),
+        ("exercises", f"{100 * (sizes['conv1'] + sizes['conv2']) / total:.0f} % in the conv"),
+        ("exercises", f"Of {work:,} multiplications, {100 * (first + second) / work:.0f} % are in"),
+        ("exercises", f"the convolutions: {first:,} and {second:,}."),
+        ("exercises", f"there are {total + more:,} parameters"),
+        ("answers", f"All {more:,} are weights of `fc1`"),
+    ):
+        assert expected in spaced(PAGES[page]), expected
+
+
+def test_figures_of_steps_and_of_the_schedule_are_those_of_the_code():
+    answers = spaced(PAGES["answers"])
+    steps = [math.ceil(50_000 / batch) for batch in (16, 64, 1024)]
+    few = [math.ceil(1000 / batch) for batch in (64, 16)]
+    args = Args(**RECIPES["best"])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.lr)
+    scheduler, rates = make_scheduler(args, optimizer, 100), []
+    for _ in range(100 * args.epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    names = read_archive(ROOT / "data/train.tar.xz")[1]
+    counts = np.bincount([parse_name(Path(name).name)[1] for name in [*names][-10_000:]])
+    least, most = counts.argmin(), counts.argmax()
+    for expected in (
+        "An epoch has {:,} steps, {} and {} for batches of 16, 64 and 1,024".format(*steps),
+        "three have {:,}, {:,} and {}.".format(*(3 * count for count in steps)),
+        f"`few_default` makes {few[0]} steps per epoch, {20 * few[0]} in all; `few` {few[1]} and "
+        f"{20 * few[1]:,}",
+        f"starts at {rates[0]:g}, rises to {max(rates):g} over the first "
+        f"{100 * np.argmax(rates) / len(rates):.0f} % of the steps, and falls to {rates[-1]:.7f}",
+        f"between {counts[least] / 100:.2f} % ({least}) and {counts[most] / 100:.2f} % ({most})",
+    ):
+        assert expected in answers, expected
+
+
+def test_figures_of_samples_and_of_intervals_follow_from_each_other():
+    exercises, answers = spaced(PAGES["exercises"]), spaced(PAGES["answers"])
+    assert f"48 of 50 would be 96 % {proportion(48, 50)}" in exercises
+    assert f"392 of 400 has {proportion(392, 400, 2)}" in answers
+    assert proportion_interval(392, 400)[1] < 99 < proportion_interval(343, 350)[1]
+    # Of two proportions, without a correction for continuity.
+    shares, z, power = np.array([0.98, 0.99]), stats.norm.ppf(0.975), stats.norm.ppf(0.8)
+    mean, spreads = shares.mean(), shares * (1 - shares)
+    needed = z * math.sqrt(2 * mean * (1 - mean)) + power * math.sqrt(spreads.sum())
+    assert f"about {(needed / np.ptp(shares)) ** 2:,.0f}"[:-2] + "00 digits in each" in answers
+    # Half the width of an interval is t times s over the root of n.
+    low, high = map(
+        float, re.search(r"points \[(-0\.\d+), (\d\.\d+)\] more than LeNet", exercises).groups()
+    )
+    s = (high - low) / 2 * math.sqrt(3) / stats.t.ppf(0.975, 2)
+    four, six = (stats.t.ppf(0.975, n - 1) * s / math.sqrt(n) for n in (4, 6))
+    assert f"s of {s:.2f}, which would make it {four:.2f} with four seeds and {six:.2f}" in answers
+    fonts = (
+        r"LeNet-5 has ([\d.]+) \[.*?\] and the MLP ([\d.]+) .*? fonts ([\d.]+) \[.*?\] and ([\d.]+)"
+    )
+    known, of_mlp, others, others_of_mlp = map(
+        float, re.search(fonts, spaced(EXERCISES[10])).groups()
+    )
+    losses = f"LeNet-5 loses {known - others:.0f} points and the MLP {of_mlp - others_of_mlp:.0f}"
+    assert losses in answers
+    assert f"The difference there is {others - others_of_mlp:.1f} points" in exercises
+
+
+def erase(images, black):
+    """Return 64 copies of each image [N, 28, 28], in each another square of 7x7 pixels black."""
+    copies = images.repeat_interleave(64, dim=0)
+    for number, (top, left) in enumerate(itertools.product(range(0, 22, 3), repeat=2)):
+        copies[number::64, top : top + 7, left : left + 7] = black
+    return copies
+
+
+def test_figures_of_erased_squares_are_those_of_the_shipped_weights(shipped_test_images):
+    images, labels = shipped_test_images
+    wrong, ranges = {}, []
+    for name in ("LeNet5", "CustomMLP"):
+        classifier = load_classifier(ROOT / f"data/weights/{name}.pt")
+        wrong[name] = classify(classifier, images).argmax(dim=1) != labels
+        errors = 100 * (100 - results("best").networks[name].accuracies)
+        ranges.append(f"{errors.min():.0f} to {errors.max():.0f}")
+    lenet = load_classifier(ROOT / "data/weights/LeNet5.pt")
+    black = normalise(torch.zeros(1, 1, 1, dtype=torch.uint8)).item()
+    squares, squares_deskewed = [], []  # whether each makes right wrong, or wrong right, [N, 64]
+    for is_wrong, most in ((True, None), (False, 300)):
+        chosen = (wrong["LeNet5"] == is_wrong).nonzero()[:most, 0]
+        true = labels[chosen].repeat_interleave(64)
+        deskewed = erase(deskew(normalise(images[chosen])).squeeze(1), black)
+        with torch.inference_mode():
+            logits_deskewed = lenet.network(deskewed.unsqueeze(1))
+        logits = classify(lenet, erase(images[chosen], 0))
+        squares.append((logits.argmax(dim=1) == true).view(-1, 64) == is_wrong)
+        squares_deskewed.append((logits_deskewed.argmax(dim=1) == true).view(-1, 64) == is_wrong)
+    count, of_mlp = (int(places.sum()) for places in wrong.values())
+    corrected, spoilt = (int(changed.any(dim=1).sum()) for changed in squares)
+    averages = [changed.sum(dim=1).double().mean().item() for changed in squares]
+    deskewed_first = [int(changed.any(dim=1).sum()) for changed in squares_deskewed]
+    assert corrected == count  # all
+    exercises, answers = spaced(PAGES["exercises"]), spaced(PAGES["answers"])
+    for expected in (
+        f"LeNet-5 misclassifies {count} of {len(labels):,}, the MLP {of_mlp}; ten runs of the same "
+        f"recipe on MNIST alone misclassify {ranges[0]} and {ranges[1]}.",
+        f"For all {count} some square corrects the prediction, 100 % {proportion(count, count)}.",
+        f"for {spoilt} of the 300 some square also makes it wrong, {spoilt / 3:.1f} % "
+        f"{proportion(spoilt, 300)}.",
+    ):
+        assert expected in exercises, expected
+    for expected in (
+        f"Of the 64 squares {averages[0]:.1f} on average correct a misclassified image, and "
+        f"{averages[1]:.1f} make",
+        f"it is {deskewed_first[0]} of the {count}, and {deskewed_first[1]} of the 300.",
+    ):
+        assert expected in answers, expected

@@ -109,6 +109,21 @@ def brought(recipe, other):
 PAGES = ("README.md", "plots/results/README.md")
 
 
+def test_the_readme_says_how_results_were_made():
+    seeds = {name: results(name).networks["LeNet5_regularization"].seeds for name in main.RECIPES}
+    assert seeds["best"] == seeds["fast"] and {len(numbers) for numbers in seeds.values()} == {10}
+    ends = [str(end) for name in SHOWN for end in (seeds[name][0], seeds[name][-1])]
+    sentence = "Means of ten runs, in brackets their 95 % confidence intervals"
+    assert numbers("README.md", sentence) == []
+    sentence = "its own (`baseline` # to #, `best` and `fast` # to #, `record` # to #)"
+    assert numbers("README.md", sentence) == ends
+    last = [f"{study('ablation').setup['val_size']:,}"]
+    for page in PAGES:
+        assert numbers(page, "chosen on validation images, the last # of the training set") == last
+    rates = [*numbers(PAGES[1], "Of the learning rates #, # and #, # was chosen")]
+    assert rates[3] == f"{study('data_size').setup['lr']:g}" and rates[3] in rates[:3]
+
+
 def test_findings_on_networks_are_those_of_the_json():
     better = {recipe: network_differences(results(recipe).networks) for recipe in SHOWN}
     points, significant = gains(better[recipe]["LeNet5", "CustomMLP"] for recipe in SHOWN)
@@ -144,15 +159,16 @@ def test_findings_on_images_and_seconds_are_those_of_the_json():
         [str(len(p)) for p in hard_images(results(recipe).networks).values()] for recipe in SHOWN
     ]
     everywhere, alone = zip(*counts, strict=True)
-    assert [*everywhere, *alone] == numbers(
-        PAGES[0], "all runs of all networks misclassify # with `baseline`, # with `best` and # "
-        "with `record`; all runs of CustomMLP, but none of LeNet-5, another #, # and #.",
+    assert ["10,000", *everywhere, *alone] == numbers(
+        PAGES[0], "Of the # test images all runs of all networks misclassify # with `baseline`, # "
+        "with `best` and # with `record`; all runs of CustomMLP, but none of LeNet-5, another #, # "
+        "and #.",
     )  # fmt: skip
-    sentences = (
-        "misclassify #; all runs of CustomMLP, but none of LeNet-5, misclassify another #.",
-        "misclassify # images; all runs of CustomMLP, but none of LeNet-5, another #.",
-    )
-    assert counts[:2] == [numbers(PAGES[1], sentence) for sentence in sentences]
+    for recipe, (of_all, of_mlp) in zip(SHOWN, counts, strict=True):
+        assert [of_all, "10,000", of_mlp] == numbers(
+            PAGES[1], f"With `{recipe}` all runs of all networks misclassify # of the # test "
+            "images; all runs of CustomMLP, but none of LeNet-5, another #.",
+        )  # fmt: skip
     seconds = results("fast").networks["LeNet5_regularization"].curves("seconds").sum(axis=1)
     expected = [f"{value:.1f}" for value in (np.median(seconds), seconds.min(), seconds.max())]
     median, runs, low, high = numbers(PAGES[1], "takes # seconds (median of #; # to #)")
@@ -427,4 +443,14 @@ def test_shipped_weights_know_digits_of_people_from_elsewhere(shipped_test_image
         "test images, and # of # digits of 14 others at that university"
     )
     assert numbers("README.md", sentence) == counts
+    for page, sentence in (
+        (
+            "reading/page.html",
+            "training images of MNIST, # digits of people in Turkey and 8,048 of",
+        ),
+        ("docs/exercises.md", "And what do # digits of the other 30 people change"),
+        ("docs/answers.md", "Another # images bring"),
+        ("experiments/swiss.py", "train.tar.xz has the 8,048 digits of 14 of them"),
+    ):
+        assert numbers(page, sentence) == counts[: sentence.count("#")], page
     assert wrong.float().mean() < 0.025

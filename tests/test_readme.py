@@ -11,11 +11,23 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT, commands, copy_code, images_of, load_run, tar_bytes, write_archives
+from conftest import (
+    ROOT,
+    commands,
+    copy_code,
+    images_of,
+    load_run,
+    results,
+    tar_bytes,
+    write_archives,
+)
 from nbclient import NotebookClient
 from photographs import photograph
 
 import predict
+from experiments import data_size
+from reading.classifier import UNCERTAIN
+from reading.sheet import MAX_DIGITS
 
 README = (ROOT / "README.md").read_text()
 ROOMS = ("*.py", "utils/*.py", "comparison/*.py", "reading/*.py", "experiments/*.py")
@@ -149,3 +161,30 @@ def test_pictures_pages_and_files_it_names_exist():
     code = git("-C", str(ROOT), "ls-files", "*.py").split()
     rooms = {name.partition("/")[0] + "/" if "/" in name else name for name in code}
     assert rooms <= named
+
+
+def test_numbers_in_the_text_are_those_of_the_code():
+    pages = {"README.md": README}
+    for name in ("plots/results/README.md", "docs/exercises.md", "docs/answers.md"):
+        pages[name] = (ROOT / name).read_text()
+    pages = {name: re.sub(r"\s+", " ", text) for name, text in pages.items()}
+    headings = [
+        re.findall(r"## (\d+)\. ", pages[f"docs/{name}.md"]) for name in ("exercises", "answers")
+    ]
+    assert headings == 2 * [[str(number) for number in range(1, 12)]]
+    setup = results("baseline").setup
+    torch_version = setup["versions"]["torch"].partition("+")[0]
+    processor = setup["processor"].partition(",")[0]
+    pinned = re.findall(r"(?m)^torch(?:vision)?==.*$", (ROOT / "requirements.txt").read_text())
+    least = f"{100 * UNCERTAIN:.0f} %"
+    for name, expected in (
+        ("README.md", "with [eleven exercises]"),
+        ("docs/exercises.md", "# Eleven exercises"),
+        ("README.md", f"`pip install {' '.join(pinned)} --index-url"),
+        ("README.md", f"A digit below {least} is shown as `?`"),
+        ("docs/exercises.md", f"a probability below {least} is shown as `?`"),
+        ("README.md", f"a sheet of at most {MAX_DIGITS} digits"),
+        ("README.md", f"# {data_size.SIZES[0]} to {data_size.SIZES[-1]:,} training images"),
+        ("docs/exercises.md", f"measured on an {processor} with PyTorch {torch_version},"),
+    ):
+        assert expected in pages[name], expected
