@@ -58,6 +58,7 @@ def test_printed_table_and_parameter_sums_are_right_and_complete(printed, title,
     rows = re.findall(r"(?m)^ +(\w+-\d+) +(\[.*?\]) +([\d,]+)", printed[title])
     assert [(name, shape, int(n.replace(",", ""))) for name, shape, n in rows] == TABLES[title]
     assert f"Total params: {TOTALS[title]:,}" in printed[title]
+    assert f": {TOTALS[title]:,} parameters." in MODELS[name].__doc__
     assert count_parameters(name) == TOTALS[title]
     sums = re.findall(r"(?m)^(\S+?)(?: \(\w+\))?: ([\d,*+ ]+) = ([\d,]+)$", printed[title])
     counts = {name: n for name, _, n in TABLES[title] if n} | {"total": TOTALS[title]}
