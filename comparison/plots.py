@@ -110,7 +110,8 @@ def plot_confusion(title: str, counts: np.ndarray, runs: int) -> bytes:
     """Draw a confusion matrix, float [C, C]: rows are true classes, means over so many runs."""
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     correct = np.eye(len(counts), dtype=bool)
-    figure, axis = subplots(figsize=(8, 7))
+    scale = max(1, len(counts) / 13)  # so that the numbers of more classes fit, too
+    figure, axis = subplots(figsize=(8 * scale, 7 * scale))
     # Two scales, as what is correct, a hundred times as much, would drown the errors.
     axis.imshow(np.ma.array(percent, mask=~correct), cmap="Blues", vmin=0, vmax=250)
     errors = np.ma.array(percent, mask=correct)

@@ -103,6 +103,21 @@ def test_confusion_shows_means_and_percent(drawn):
     assert cells[3, 5] == "0.1" and len(cells) == 12  # nothing where there is nothing
 
 
+@pytest.mark.parametrize("classes", [10, 26, 47])
+def test_numbers_of_a_confusion_fit_their_cells(monkeypatch, classes):
+    figures = []
+    monkeypatch.setattr(plots, "to_png", figures.append)
+    monkeypatch.setattr(plots, "CLASSES", "A" * classes)
+    monkeypatch.setattr(plots, "NAMES", "A" * classes)
+    plots.plot_confusion("LeNet-5", np.diag(np.full(classes, 99.5)) + 0.5, 10)
+    figures[0].draw_without_rendering()
+    axis = figures[0].axes[0]
+    (left, top), (right, bottom) = axis.transData.transform([[0, 0], [1, 1]])
+    for text in axis.texts:
+        extent = text.get_window_extent()
+        assert extent.width < right - left and extent.height < top - bottom, text.get_text()
+
+
 def test_pictures_of_images_say_what_networks_predict(drawn, digits):
     images, labels, wrong = digits
     groups = {"By all": np.array([], int), "By one": np.arange(5, 30)}
