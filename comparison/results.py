@@ -155,7 +155,8 @@ def _evaluate_network(
         history = checkpoint["history"]
         hits = class_counts(labels[correct[index]]).tolist()
         error = calibration_error(probabilities[index], labels)
-        curves = {name: [row[name] for row in history] for name in history[0] if name != "epoch"}
+        columns = [name for name in history[0] if all(name in row for row in history)]
+        curves = {name: [row[name] for row in history] for name in columns if name != "epoch"}
         runs.append(Run(model_type, seed, hits, error, curves))
     network = NetworkRuns(runs, (~correct).sum(axis=0))
     return network, Predictions(predictions, probabilities[0], checkpoints[0]["model"])

@@ -112,6 +112,20 @@ def test_a_changed_network_is_compared_without_its_filters(
     assert "misclassified_LeNet5" in pictures and "filters_LeNet5" not in pictures
 
 
+def test_a_column_that_later_epochs_lack_is_left_out(small, cli, no_processes, empty_plots):
+    flags = ("--models", "CustomMLP", "--seeds", 1, "--epochs", 2)
+    assert cli(compare, *flags)[0] == 0
+    (path,) = RUNS.rglob("checkpoint.pt")
+    checkpoint = load_checkpoint(path.parent)
+    checkpoint["history"][0]["norm"] = 1.0  # that only the first epoch was asked for
+    torch.save(checkpoint, path)
+    code, _, err = cli(compare, *flags)
+    assert (code, err) == (0, "")
+    (results,) = RUNS.rglob("results.json")
+    (run,) = load_comparison(results).networks["CustomMLP"].runs
+    assert list(run.curves) == [*checkpoint["history"][1]][1:]
+
+
 # --- Runs that are there ----------------------------------------------------------------------
 
 
