@@ -112,6 +112,18 @@ def test_a_changed_network_is_compared_without_its_filters(
     assert "misclassified_LeNet5" in pictures and "filters_LeNet5" not in pictures
 
 
+def test_what_a_run_tests_must_be_what_it_saves(small, cli, no_processes, empty_plots, monkeypatch):
+    flags = ("--models", "CustomMLP", "--seeds", 1, "--epochs", 2, "--lr", 0.02)
+    code, out, err = cli(compare, *flags)
+    assert (code, err) == (0, "")
+    saved = re.search(r"test accuracy, % \| ([\d.]+)", out)[1]
+    monkeypatch.setattr(main, "test", lambda *_: (0.5, 99.0))  # such as of averaged weights
+    shutil.rmtree(RUNS)
+    code, _, err = cli(compare, *flags)
+    assert code == 0 and err.count("\n") == 1
+    assert f"CustomMLP: the saved weights classify {saved} % of" in err and "report 99.00 %" in err
+
+
 def test_a_column_that_later_epochs_lack_is_left_out(small, cli, no_processes, empty_plots):
     flags = ("--models", "CustomMLP", "--seeds", 1, "--epochs", 2)
     assert cli(compare, *flags)[0] == 0
