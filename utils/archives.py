@@ -38,7 +38,8 @@ def parse_name(name: str) -> tuple[int, int]:
     if not match:
         raise ValueError("the name is not {ID}_{Label}.png")
     if int(match[2]) >= len(CLASSES):
-        raise ValueError(f"the label {match[2]} is not 0 to {len(CLASSES) - 1}")
+        known = f"0 to {len(CLASSES) - 1}, the CLASSES of utils/classes.py"
+        raise ValueError(f"the label {match[2]} is not {known}")
     return int(match[1]), int(match[2])
 
 
