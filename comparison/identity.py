@@ -109,8 +109,8 @@ def _imported(path: Path) -> list[ast.Module]:
 
 
 def _names(tree: ast.AST) -> set[str]:
-    """Return all names in a statement or a part of it."""
-    kinds = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name"}
+    """Return all names in a statement or a part of it, and all texts: getattr() takes them."""
+    kinds = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name", ast.Constant: "value"}
     return {getattr(node, kinds[type(node)]) for node in ast.walk(tree) if type(node) in kinds}
 
 
@@ -132,11 +132,16 @@ def group_folder(args: Any, data: Sequence[str], run: Callable = main.run) -> Pa
         for field in dataclasses.fields(args)
         if field.name not in OTHERWISE and getattr(args, field.name)
     }
-    if args.init != "random":  # what the file holds, not where it lies
-        settings["init"] = hashlib.sha256(find_weights(args.init).read_bytes()).hexdigest()
+    if args.init != "random":
+        settings["init"] = str(find_weights(args.init))
+    for name, value in settings.items():
+        if isinstance(value, str) and Path(value).is_file():  # what it holds, not where it lies
+            settings[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    texts = [value for value in settings.values() if isinstance(value, str)]
+    code = f"{run.__name__}, {texts}"  # as getattr(losses, args.loss) finds what a setting names
     identity = {
         "settings": settings,
-        "code": source_of(run.__name__, Path(inspect.getfile(inspect.unwrap(run)))),
+        "code": source_of(code, Path(inspect.getfile(inspect.unwrap(run)))),
         "data": list(data),
         "device": select_device(args.device).type,
         "threads": args.threads,

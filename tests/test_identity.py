@@ -1,5 +1,6 @@
 """comparison/identity.py: what makes two runs the same."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import main
 from comparison import identity
 from comparison.identity import group_folder, run_folder
 from main import Args
+from utils.settings import setting
 
 DATA = ("a digest", "another")
 
@@ -90,6 +92,18 @@ def test_every_statement_that_says_what_a_name_is_counts(code):
         assert folders[-1] != folders[-2], statement
 
 
+@pytest.mark.parametrize("found", ["getattr(losses, 'focal')", "getattr(losses, args.schedule)"])
+def test_code_that_a_text_names_counts(code, found, monkeypatch):
+    (code / "losses.py").write_text("def focal(logits, labels): return logits")
+    edit(code / "main.py", "import torch\n", "import losses\nimport torch\n")
+    edit(code / "main.py", "loss = F.cross_entropy", f"loss = {found}")
+    field = next(field for field in dataclasses.fields(Args) if field.name == "schedule")
+    monkeypatch.setattr(field, "metadata", field.metadata | {"choices": ("constant", "focal")})
+    before = folder(schedule="focal")
+    edit(code / "losses.py", "return logits", "return labels")
+    assert folder(schedule="focal") != before
+
+
 @pytest.mark.parametrize("line", [
     'MODELS["MyNet"] = MyNet', 'MODELS |= {"MyNet": MyNet}',
     'MODELS["MyNet"] = functools.partial(MyNet, 8)',
@@ -158,3 +172,15 @@ def test_settings_data_device_threads_processes_and_pytorch_are_part_of_it(monke
     others.append(folder())
     monkeypatch.setattr("torch.__version__", "0.0")
     assert len({before, *others, folder()}) == 14
+
+
+def test_a_file_that_a_setting_names_counts_by_its_content(tmp_path):
+    field = ("teacher", str, setting("", "file of weights to learn from"))
+    args_class = dataclasses.make_dataclass("OwnArgs", [field], bases=(Args,))
+    folders = []
+    for name, content in (("weights", "a"), ("copy", "a"), ("weights", "b")):
+        path = tmp_path / name
+        path.write_text(content)
+        folders.append(group_folder(args_class(device="cpu", teacher=str(path)), DATA))
+    first, copied, changed = folders
+    assert first == copied != changed
