@@ -28,7 +28,7 @@ History = list[dict[str, float]]  # a dict per epoch, with the columns of metric
 
 
 class State(NamedTuple):
-    """What training changes, apart from the history."""
+    """What training changes, apart from the history: --resume restores these and nothing else."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
