@@ -77,7 +77,7 @@ def epoch_axis(axis: Axes) -> None:
 
 
 def plot_samples(images: np.ndarray, labels: Sequence[int]) -> bytes:
-    """Draw the first 50 images uint8 [N, 28, 28] as they are stored, each under its label."""
+    """Draw the first 50 images uint8 [N, 28, 28] as they are stored, each under its class."""
     figure, axis = subplots(figsize=(8, 4.2))
     axis.axis("off")
     side = 40  # pixels between two images: one picture draws faster than 50
@@ -85,7 +85,7 @@ def plot_samples(images: np.ndarray, labels: Sequence[int]) -> bytes:
     for index, (image, label) in enumerate(zip(images[:50], labels[:50], strict=True)):
         row, column = side * (index // 10), side * (index % 10)
         mosaic[row + 12 :, column + 6 :][:28, :28] = image
-        axis.text(column + 20, row + 10, str(label), ha="center", fontsize=11)
+        axis.text(column + 20, row + 10, NAMES[label], ha="center", fontsize=11)
     axis.imshow(mosaic, cmap="gray", vmin=0, vmax=255)
     return to_png(figure)
 
