@@ -38,6 +38,7 @@ UPRIGHT = 5.2  # most pictures are rated higher, see read(), and on their side l
 MANY = 6  # digits: of fewer it is hard to say which way up they are
 ENOUGH = 0.9  # of the ink in what the network is sure of: no other ink is tried then
 GRAIN = 8  # pixels: what is lower on a sheet at first sight is no digit
+NAMED = 5  # boxes at most: of a texture there would be hundreds
 LEAST = 0.02  # of the ink in what the network is sure of: below it there are no digits
 
 
@@ -321,6 +322,8 @@ def read(picture: Image.Image, view: View, sight: Sight) -> tuple[Reading, float
     # On their side digits are wide, and their parts look like digits.
     confidences = np.array([group.unparted for group in sheet.groups])
     rating = sight.quality * float(-np.log(1.0001 - confidences).mean())
-    notes = [f"left out what may be a digit, at {name_box(box)}" for box in left_out]
+    notes = [f"left out what may be a digit, at {name_box(box)}" for box in left_out[:NAMED]]
+    if len(left_out) > NAMED:
+        notes.append(f"left out {len(left_out) - NAMED} more that may be digits")
     unread = unread or list(sheet.unread(view))
     return Reading(digits, [*notes, *sheet.doubtful(view), *unread]), rating

@@ -1178,6 +1178,13 @@ def test_a_row_of_much_smaller_digits_is_named(digits):
     assert all(warning.startswith("left out what may be a digit") for warning in reading.warnings)
 
 
+def test_of_many_digits_left_out_the_number_is_named(digits):
+    large, small = (written(digits[:4], margin=10), written(digits[4:18], margin=10)[::4, ::4])
+    *named, last = read_whole(on_paper(stack([large, small]))).warnings
+    assert len(named) == 5 and len(set(named)) == 5
+    assert last == "left out 5 more that may be digits"
+
+
 def test_a_stroke_that_the_border_cuts_off_is_named():
     page = Image.new("RGB", (460, 180), "white")
     draw(page, "2", (-36, 50, 60, 90), 8)
