@@ -283,16 +283,12 @@ def find_digits(picture: Image.Image, classify: Classify) -> Reading:
 
 
 def see_whole(picture: Image.Image, classify: Classify) -> tuple[View, Sight]:
-    """Return a picture as a whole, at the scale at which more is seen."""
+    """Return a picture as a whole: how it is scaled, and what is seen then."""
     width, height = picture.size
     longest = min(max(picture.size), 2 * (width * height) ** 0.5)  # a strip is seen larger
     scale = min(FIRST_SIDES[1] / longest, max(1.0, min(8.0, FIRST_SIDES[0] / longest)))
     view = View(picture.size, (0, 0, *picture.size), scale)
-    sight = first_sight(picture, view, classify)
-    if sight.quality < 0.6 and scale < 0.6:  # the digits may be too small to be seen
-        view = view._replace(scale=2 * scale)
-        sight = first_sight(picture, view, classify)
-    return view, sight
+    return view, first_sight(picture, view, classify)
 
 
 def read(picture: Image.Image, view: View, sight: Sight) -> tuple[Reading, float]:
