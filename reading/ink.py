@@ -299,15 +299,21 @@ def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:
     for slope in np.tan(np.radians(np.arange(-8, 8.1))):
         shift = np.round(slope * (columns - columns.mean())).astype(int)
         sheared = _shear(small, shift)
-        long = sheared.sum(axis=1) > 0.9 * window  # the other rows need no look
-        full = ndimage.uniform_filter1d(sheared[long] * 1.0, window, 1, mode="constant") > 0.9
+        long = np.flatnonzero(sheared.sum(axis=1) > 0.9 * window)  # the others need no look
+        full = _moving_sums(sheared[long], window) > 0.9 * window
         if full.any():
             runs = np.zeros(small.shape, bool)
-            origin = 0 if window % 2 else -1
-            runs[long] = ndimage.maximum_filter1d(full, window, 1, origin=origin)
-            runs = ndimage.maximum_filter1d(runs, 3, 0)
+            covered = _moving_sums(full, window)[:, window - 1 : 1 - window] > 0
+            for row in (-1, 0, 1):
+                runs[(long + row).clip(0, len(runs) - 1)] |= covered
             lines |= _shear(runs & sheared, -shift)
     return lines.repeat(step, 0).repeat(step, 1)[: mask.shape[0], : mask.shape[1]] & mask
+
+
+def _moving_sums(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the sums of so many neighbours in rows [H, W], int [H, W + window - 1]; 0 beyond."""
+    sums = np.pad(values, ((0, 0), (window, window - 1))).cumsum(axis=1, dtype=np.int32)
+    return sums[:, window:] - sums[:, :-window]
 
 
 def _shear(mask: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -510,24 +516,6 @@ def ink_median(values: np.ndarray, areas: np.ndarray) -> float:
     order = np.argsort(values)
     ink = np.cumsum(areas[order])
     return float(values[order][np.searchsorted(ink, ink[-1] / 2)])
-
-
-def typical_area(areas: np.ndarray, labels: np.ndarray) -> float:
-    """Return the area up to which there is half of the ink of pieces.
-
-    Those at the border, where a desk may be, count only if there are no others.
-
-    Args:
-        areas: of all pieces by number, int [N]; that of 0, the paper, does not count.
-        labels: their numbers, int [H, W].
-    """
-    pieces = areas.copy()
-    pieces[0] = 0
-    inner = pieces.copy()
-    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        inner[side] = 0
-    chosen = inner if inner.any() else pieces
-    return ink_median(chosen, chosen)
 
 
 def slices(box: Box) -> tuple[slice, slice]:
