@@ -518,6 +518,24 @@ def ink_median(values: np.ndarray, areas: np.ndarray) -> float:
     return float(values[order][np.searchsorted(ink, ink[-1] / 2)])
 
 
+def typical_area(areas: np.ndarray, labels: np.ndarray) -> float:
+    """Return the area up to which there is half of the ink of pieces.
+
+    Those at the border, where a desk may be, count only if there are no others.
+
+    Args:
+        areas: of all pieces by number, int [N]; that of 0, the paper, does not count.
+        labels: their numbers, int [H, W].
+    """
+    pieces = areas.copy()
+    pieces[0] = 0
+    inner = pieces.copy()
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        inner[side] = 0
+    chosen = inner if inner.any() else pieces
+    return ink_median(chosen, chosen)
+
+
 def slices(box: Box) -> tuple[slice, slice]:
     """Return the rows and columns of a box, as an index of arrays [H, W]."""
     return slice(box[1], box[3]), slice(box[0], box[2])

@@ -27,7 +27,7 @@ from reading.groups import (
     typical_height,
     unite,
 )
-from reading.ink import Box, find_mask, ink_median, label, slices, weak_threshold
+from reading.ink import Box, find_mask, label, slices, typical_area, weak_threshold
 
 MAX_DIGITS = 300
 SPECK = 0.02  # of a digit's area: smaller pieces are dirt
@@ -70,10 +70,8 @@ class Sheet:
     def find_pieces(self) -> list[tuple[Box, np.ndarray]]:
         """Return the connected pieces of ink, the largest first, without specks."""
         labels, boxes = label(find_mask(self.ink))
-        if not boxes:
-            return []
         areas = np.bincount(labels.ravel())
-        least = max(4, SPECK * ink_median(areas[1:], areas[1:]))
+        least = max(4, SPECK * typical_area(areas, labels))
         chosen = [n for n in boxes if areas[n] >= least]
         if self.places:
             height = np.median([place[3] - place[1] for place in self.places])

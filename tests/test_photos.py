@@ -820,6 +820,12 @@ def test_what_is_at_the_border_does_not_set_the_height_of_digits():
     assert not sheet_of(frames(around), around).groups
 
 
+def test_a_desk_at_the_border_makes_no_specks_of_digits():
+    ink = frames([(20 + 40 * n, 20, 40 + 40 * n, 50) for n in range(5)])
+    ink[230:] = 1
+    assert len(sheet_of(ink).groups) == 5
+
+
 def test_a_zero_may_be_small():
     page = Image.new("RGB", (460, 200), "white")
     draw(page, "7", (30, 50, 60, 90), 8)
