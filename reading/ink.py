@@ -364,7 +364,15 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     for index in np.flatnonzero(hollow & full & ~is_table):  # few digits, or bold lines
         piece = labels[slices(boxes[chosen[index]])] == chosen[index]
         is_table[index] = (_hole_areas(piece) > piece.size / 500).sum() > CELLS  # others are specks
+    for index in np.flatnonzero(is_table):
+        is_table[index] = not _is_shade(labels[slices(boxes[chosen[index]])] == chosen[index])
     return [chosen[index] for index in np.flatnonzero(is_table)], height
+
+
+def _is_shade(mask: np.ndarray) -> bool:
+    """Return whether a piece is a third as wide as its box, as dark borders are, but no line."""
+    width = 2 * ndimage.distance_transform_edt(mask).max() - 2  # blurred, a line is wider
+    return bool(3 * width > min(mask.shape))
 
 
 def _hole_areas(mask: np.ndarray) -> np.ndarray:
@@ -419,7 +427,7 @@ def find_outline(mask: np.ndarray) -> np.ndarray:
     It fills more than half of its box, and is as wide as from its edge inwards a third is ink.
     """
     filled = ndimage.binary_fill_holes(mask)
-    if filled.mean() < 0.6:
+    if filled.mean() < 0.6 or _is_shade(mask):
         return np.zeros_like(mask)
     depth = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
     levels = depth.astype(int).ravel()

@@ -186,14 +186,23 @@ def on_sheet(
     if paper is None:
         return None
     sheets = [Sheet(np.where(paper, find(parts, dark), 0), classify) for parts in (16, 8, 3)]
-    sights = [Sight(grey, sheet, dark, True, paper) for sheet in sheets]
+    size = np.array([paper.any(axis=axis).sum() for axis in (1, 0)])
+    sights = [
+        Sight(grey, sheet, dark, True, paper)
+        for sheet in sheets
+        # What is as large as the sheet is the shade along its edge.
+        if not any((group.mask.shape > 0.9 * size).all() for group in sheet.groups)
+    ]
+    if not sights:
+        return None
     found = max(sights, key=lambda sight: sight.quality)
     least = max(0.8, best.quality)
     if best.is_doubtful and len(found.sheet.groups) > len(best.sheet.groups):
         least = 0.5 if best.quality < ENOUGH else 0.8
     if found.quality <= least or found.sheet.height < GRAIN:
         return None
-    is_fold = any(found.is_beyond(group) for group in best.sheet.groups)  # no edge of the sheet
+    beyond = sum(found.is_beyond(group) for group in best.sheet.groups)
+    is_fold = beyond > len(found.sheet.groups) / 8  # in the paper, with digits on both sides
     return None if is_fold else found
 
 

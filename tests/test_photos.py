@@ -280,6 +280,16 @@ def test_a_digit_in_the_shade_of_the_border_is_read(digits):
     assert read(grey_picture(paper)) == "1495"
 
 
+@pytest.mark.parametrize("reach, depth, left", [(40, 0.6, 120), (60, 0.75, 70), (90, 0.75, 30)])
+def test_dark_borders_are_no_0_and_no_box(digits, reach, depth, left):
+    y, x = np.mgrid[:1000, :750]
+    from_border = np.minimum.reduce([x, y, x.max() - x, y.max() - y])
+    paper = 190 * (1 - depth * np.exp(-from_border / reach))
+    size = (750 - 2 * left) // 10
+    ink = write_small(np.zeros(paper.shape), digits[:10], 10, (left, 150), size, depth=-0.6)
+    assert read(grainy(paper * (1 - ink), 1)) == "7210414959"
+
+
 def test_dirt_and_edges_are_no_digits(digits):
     ink = written(digits[:2], margin=60)
     ink[5:9, 5:9] = ink[-9:-6, 100:103] = 1  # dirt
