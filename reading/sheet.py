@@ -259,7 +259,7 @@ class Sheet:
             return 0.1
         if width > 1.2:
             return 1.0
-        return 3.0 if width > 1.05 else np.inf
+        return 10.0 if width > 1.05 else np.inf
 
     def find_cuts(self, group: Group) -> list[int]:
         """Return columns where a group may be parted: in each stretch that with least ink."""
