@@ -785,6 +785,19 @@ def test_second_sight_looks_at_what_seemed_too_tall():
     assert contains(closer.region, tall)
 
 
+@pytest.mark.parametrize("count, is_sheet", [(4, False), (12, True)])
+def test_one_thing_like_a_digit_beside_many_on_a_sheet_makes_no_fold(count, is_sheet):
+    corners = [(80 + 52 * (n % 4), 50 + 60 * (n // 4)) for n in range(count)]
+    ink = frames([(left, top, left + 20, top + 30) for left, top in [*corners, (20, 50)]])
+    grey = np.full(ink.shape, 60.0)
+    grey[20:310, 70:290] = 195
+    best = photos.Sight(grey, sheet_of(ink), True, True)
+    best.sheet.dropped = best.sheet.groups[:8]  # so that what is on the sheet is better
+    classify = best.sheet.classify
+    found = photos.on_sheet(grey, lambda parts, dark: ink, classify, True, best)
+    assert (found is not None) == is_sheet
+
+
 def test_what_lies_beyond_the_paper_stays_out_at_second_sight():
     digit, beyond = (100, 100, 140, 160), (160, 100, 200, 160)
     picture = on_paper(np.zeros((330, 300)))
