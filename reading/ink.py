@@ -299,14 +299,15 @@ def _find_level_lines(mask: np.ndarray, length: float) -> np.ndarray:
     for slope in np.tan(np.radians(np.arange(-8, 8.1))):
         shift = np.round(slope * (columns - columns.mean())).astype(int)
         sheared = _shear(small, shift)
-        long = np.flatnonzero(sheared.sum(axis=1) > 0.9 * window)  # the others need no look
+        long = sheared.sum(axis=1) > 0.9 * window  # the other rows need no look
         full = _moving_sums(sheared[long], window) > 0.9 * window
         if full.any():
             runs = np.zeros(small.shape, bool)
-            covered = _moving_sums(full, window)[:, window - 1 : 1 - window] > 0
-            for row in (-1, 0, 1):
-                runs[(long + row).clip(0, len(runs) - 1)] |= covered
-            lines |= _shear(runs & sheared, -shift)
+            runs[long] = _moving_sums(full, window)[:, window - 1 : 1 - window] > 0
+            thick = runs.copy()
+            thick[1:] |= runs[:-1]
+            thick[:-1] |= runs[1:]
+            lines |= _shear(thick & sheared, -shift)
     return lines.repeat(step, 0).repeat(step, 1)[: mask.shape[0], : mask.shape[1]] & mask
 
 
