@@ -95,13 +95,14 @@ def costs_line(costs: Mapping[str, Any]) -> str:
 
 def durations(recipes: Mapping[str, Comparison]) -> str:
     """Return how long comparisons took on the two cores that they were made on."""
-    times, processors = [], {comparison.setup["processor"] for comparison in recipes.values()}
+    times = []
     for recipe, comparison in recipes.items():
         runs = [run for network in comparison.networks.values() for run in network.runs]
         seconds = sum(sum(run.curves["seconds"]) for run in runs)
         times.append(f"{seconds / 2 / 60:.0f} with `{recipe}`")
-    processor = ", ".join(sorted(processors))
-    return f"Minutes of `python compare.py` on two cores, {processor}: {', '.join(times)}."
+    processors = sorted({comparison.setup["processor"] for comparison in recipes.values()})
+    made_on = ", ".join(["two cores", *processors])
+    return f"Minutes of `python compare.py` on {made_on}: {', '.join(times)}."
 
 
 def run_text(run: Mapping[str, Any]) -> str:

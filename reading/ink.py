@@ -362,11 +362,12 @@ def find_tables(labels: np.ndarray, boxes: dict[int, Box]) -> tuple[list[int], f
     many = (within.sum(axis=1) > 3) & (within @ areas > areas / 6)
     hollow, full = areas < 0.5 * widths * heights, within.any(axis=1)
     is_table = hollow & (many | (tallest > heights / 4))
-    for index in np.flatnonzero(hollow & full & ~is_table):  # few digits, or bold lines
+    for index in np.flatnonzero(hollow & full):
         piece = labels[slices(boxes[chosen[index]])] == chosen[index]
-        is_table[index] = (_hole_areas(piece) > piece.size / 500).sum() > CELLS  # others are specks
-    for index in np.flatnonzero(is_table):
-        is_table[index] = not _is_shade(labels[slices(boxes[chosen[index]])] == chosen[index])
+        if not is_table[index]:  # few digits, or bold lines
+            cells = _hole_areas(piece) > piece.size / 500  # others are specks
+            is_table[index] = cells.sum() > CELLS
+        is_table[index] = is_table[index] and not _is_shade(piece)
     return [chosen[index] for index in np.flatnonzero(is_table)], height
 
 
@@ -404,7 +405,7 @@ def find_frames(labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
             continue
         piece = labels[slices(boxes[n])] == n
         outline = find_outline(piece)
-        if not outline.any():
+        if not outline.any() or _is_shade(piece):
             continue
         filled = ndimage.binary_fill_holes(piece).mean()
         apart = np.abs(np.array(sizes).reshape(-1, 2) - _size(boxes[n])) / _size(boxes[n])
@@ -428,7 +429,7 @@ def find_outline(mask: np.ndarray) -> np.ndarray:
     It fills more than half of its box, and is as wide as from its edge inwards a third is ink.
     """
     filled = ndimage.binary_fill_holes(mask)
-    if filled.mean() < 0.6 or _is_shade(mask):
+    if filled.mean() < 0.6:
         return np.zeros_like(mask)
     depth = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
     levels = depth.astype(int).ravel()

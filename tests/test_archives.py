@@ -69,7 +69,11 @@ HOSTILE = {  # what: (member's name or header, its content, what the line tells)
     "line break in a name": ("train/0\n1_1.png", png(), "{ID}_{Label}.png"),
     "deeper folder": ("train/more/00100_1.png", png(), "train/{ID}_{Label}.png"),
     "other split": ("test/00100_1.png", png(), "train/{ID}_{Label}.png"),
-    "label 10": ("train/00100_10.png", png(), "is not 0 to 9, the CLASSES of utils/classes.py"),
+    "label 10": (
+        "train/00100_10.png",
+        png(),
+        "label 10 is not 0 to 9, the CLASSES of utils/classes.py",
+    ),
     "a JPEG": (NAME, png(kind="jpeg"), "00100_1.png: it is not a PNG"),
     "empty member": (NAME, b"", "00100_1.png: it is not a PNG"),
     "cut PNG": (NAME, png()[:60], "damaged"),

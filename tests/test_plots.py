@@ -138,6 +138,8 @@ def test_pictures_of_images_say_what_networks_predict(drawn, digits):
     assert texts[:3] == [f"5\ntrue {labels[5]}", str(labels[5]), str(wrong[5])]
     plots.plot_misclassified("LeNet-5: mistakes", images, labels, np.eye(10)[wrong])
     assert drawn[1].axes[0].get_title() == f"{labels[0]} taken for {wrong[0]}\n100.0 %"
+    shared_plots.plot_samples((255 * images).astype(np.uint8), labels.tolist())
+    assert [text.get_text() for text in drawn[2].axes[0].texts] == [str(d) for d in labels]
 
 
 def test_studies_draw_every_network_in_every_panel(drawn):
